@@ -1,0 +1,26 @@
+"""The common base of the data model: frozen pydantic models that know no surprises."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from schemas.counts import parse_count
+
+
+class Frozen(BaseModel):
+    """A frozen, closed model: unknown keys are errors, field docstrings become descriptions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+def _count(value: Any) -> int:
+    return parse_count(value)
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+"""A number in [0, 1]."""
+
+Count = Annotated[int, BeforeValidator(_count, json_schema_input_type=int | float | str), Field(gt=0)]
+"""A positive count of tokens, bytes or rows; accepts 5_000, 410e9, 5B, 1.4T."""

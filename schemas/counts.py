@@ -1,0 +1,47 @@
+"""Counts of tokens and bytes as people write them: `410e9`, `5_000_000_000`, `5B`, `1.4T`, `64MB`."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+
+_SUFFIX = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
+_COUNT = re.compile(
+    r"([0-9][0-9_]*(?:\.[0-9]+)?(?:[eE]\+?[0-9]+)?)\s*([KMBGT]?)(?:i?B|tokens)?", re.IGNORECASE
+)
+
+
+def parse_count(value: object) -> int:
+    """An exact integer from a number or text such as `1.4T`.
+
+    >>> parse_count("1.4T"), parse_count("410e9"), parse_count(5_000)
+    (1400000000000, 410000000000, 5000)
+
+    Raises:
+      ValueError: the value is not a count, is negative or is not a whole number.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError(f"expected a count such as 5_000_000, 410e9, 5B or 1.4T, got {value!r}")
+    match = _COUNT.fullmatch(str(value).strip())
+    if not match:
+        raise ValueError(f"expected a count such as 5_000_000, 410e9, 5B or 1.4T, got {value!r}")
+    number = Decimal(match.group(1).replace("_", "")) * _SUFFIX[match.group(2).upper()]
+    if number != number.to_integral_value():
+        raise ValueError(f"expected a whole number, got {value!r} = {number}")
+    return int(number)
+
+
+def format_count(count: float) -> str:
+    """A short form for people: `1.40T`, `12.3M`, `950`."""
+    for suffix, scale in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if abs(count) >= scale:
+            return f"{count / scale:.3g}{suffix}" if count / scale < 100 else f"{count / scale:.0f}{suffix}"
+    return f"{count:.0f}"
+
+
+def format_bytes(count: float) -> str:
+    """Bytes in powers of 1024: `3.4 MiB`."""
+    for suffix, scale in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if abs(count) >= scale:
+            return f"{count / scale:.1f} {suffix}"
+    return f"{count:.0f} B"

@@ -1,0 +1,264 @@
+"""The job file's data model: what to read, how to mix it, and which examples to make of it.
+
+`schemas.jobfile` loads it from YAML; nothing here touches a file.
+"""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+
+from schemas.base import Count, Frozen, Share
+from schemas.gates import GATES
+from schemas.objectives import Mlm, Objective
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _no_dots(value: str) -> str:
+    if ".." in value:
+        raise ValueError("must not contain '..'")
+    return value
+
+
+Name = Annotated[str, Field(pattern=_NAME, max_length=80), AfterValidator(_no_dots)]
+"""A name that is safe as a folder: letters, digits, `_`, `-` and single dots; starts with a letter or digit."""
+
+Weight = Annotated[float, Field(ge=0)]
+"""A share of tokens; weights need not add to one."""
+
+
+class TrainTokenizer(Frozen):
+    """A vocabulary to train on a seeded, weighted sample of the sources' training documents."""
+
+    model: Literal["wordpiece", "bpe", "unigram"]
+    """`wordpiece` (BERT), `bpe` (byte-level, GPT-2) or `unigram` (SentencePiece, T5)."""
+    vocab_size: Annotated[int, Field(ge=384, le=2_000_000)] = 30522
+    """Entries of the vocabulary, special tokens included."""
+    lowercase: bool = False
+    """Lowercase and strip accents first (`wordpiece` and `unigram`)."""
+    sample_bytes: Count = 32_000_000
+    """UTF-8 bytes of text to train on."""
+
+    @model_validator(mode="after")
+    def _bytes_keep_their_case(self) -> TrainTokenizer:
+        if self.model == "bpe" and self.lowercase:
+            raise ValueError(
+                "byte-level bpe keeps the text as it is: lowercase applies to wordpiece and unigram"
+            )
+        return self
+
+
+class TokenizerSpec(Frozen):
+    """An existing `tokenizer.json`, or a vocabulary to train."""
+
+    file: str | None = None
+    """Path of a Hugging Face `tokenizer.json`."""
+    train: TrainTokenizer | None = None
+    """How to train one."""
+    special_tokens: dict[Literal["pad", "unk", "cls", "sep", "mask", "bos", "eos"], str] = Field(
+        default_factory=dict
+    )
+    """Names of special tokens by role, where the usual names do not tell."""
+
+    @model_validator(mode="after")
+    def _one_of(self) -> TokenizerSpec:
+        if (self.file is None) == (self.train is None):
+            raise ValueError("give exactly one of `file` and `train`")
+        return self
+
+
+class Source(Frozen):
+    """A named corpus with a weight."""
+
+    name: Name
+    """Unique; becomes a folder of the token store."""
+    files: Annotated[list[str], BeforeValidator(_as_list)] = Field(default_factory=list)
+    """Paths or globs, local, s3:// or gs://; relative ones are relative to the job file."""
+    format: Literal["auto", "jsonl", "parquet", "txt", "lines"] = "auto"
+    """`auto` goes by suffix. `txt`: documents separated by blank lines. `lines`: one document a line."""
+    text: str = "text"
+    """Field or column that holds the text (jsonl and parquet)."""
+    id: str | None = None
+    """Field or column that identifies a document; default: file name and position."""
+    weight: Weight | None = None
+    """Share of the training tokens; omit all weights to mix in proportion to the tokens available."""
+    max_epochs: Annotated[float, Field(gt=0)] | None = None
+    """Most passes over this source."""
+    tokens: Count | None = None
+    """Tokens available, in place of `files`, to plan without data."""
+
+    @model_validator(mode="after")
+    def _files_or_tokens(self) -> Source:
+        if bool(self.files) == (self.tokens is not None):
+            raise ValueError("give exactly one of `files` and `tokens`")
+        return self
+
+
+class Mixture(Frozen):
+    """How the sources' shares of the tokens are found."""
+
+    policy: Literal["weights"] = "weights"
+    """`weights`: the shares are the sources' weights, normalised."""
+    on_shortfall: Literal["error", "shrink", "rebalance"] = "error"
+    """When `max_epochs` binds: stop, make the budget smaller, or move the shares to other sources."""
+
+
+class Budget(Frozen):
+    """How many tokens of the train split the dataset holds, corpus tokens without special tokens."""
+
+    tokens: Count | None = None
+    """Absolute number."""
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    """Multiple of the tokens available in all sources together."""
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Budget:
+        if (self.tokens is None) == (self.epochs is None):
+            raise ValueError("give exactly one of `tokens` and `epochs`")
+        return self
+
+
+class Splits(Frozen):
+    """Shares of documents held out, chosen by document key."""
+
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    """Share of documents that are never trained on."""
+
+
+class Stage(Frozen):
+    """A step of the curriculum."""
+
+    stage: Name
+    """Name, unique."""
+    share: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the budget; omit all to divide it equally."""
+    lengths: Annotated[list[Annotated[int, Field(ge=1, le=1_048_576)]], Field(min_length=1, max_length=64)]
+    """Length buckets in tokens, ascending. Documents are cut for the longest."""
+    mixture: dict[str, Weight] | None = None
+    """Weights of this stage; sources not named get none."""
+
+    @field_validator("lengths")
+    @classmethod
+    def _ascending(cls, lengths: list[int]) -> list[int]:
+        if any(a >= b for a, b in zip(lengths, lengths[1:], strict=False)):
+            raise ValueError(
+                f"lengths must ascend without repeats, got {lengths}; write {sorted(set(lengths))}"
+            )
+        return lengths
+
+
+class Bound(Frozen):
+    """A user's bound on a figure of the audit."""
+
+    min: float | None = None
+    """Least value that passes."""
+    max: float | None = None
+    """Greatest value that passes."""
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Bound:
+        if self.min is None and self.max is None:
+            raise ValueError("give `min`, `max` or both")
+        return self
+
+
+class Limits(Frozen):
+    """Bounds and sizes with defaults that suit most jobs."""
+
+    max_reject_share: Share = 0.01
+    """Share of a source's records that may be rejected before the run fails."""
+    range_bytes: Count = 16 * 2**20
+    """Bytes of one input range of a line-based or Parquet file."""
+    max_record_bytes: Count = 64 * 2**20
+    """A longer record is rejected as `too_long`."""
+    block_tokens: Count | None = None
+    """Corpus tokens of a block, the unit of work of `materialize`; default by the tokens available (1M to 32M)."""
+
+
+class Job(Frozen):
+    """A whole job. See the README for an example."""
+
+    name: Name
+    """Name of the dataset."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """All order and all masks follow from it."""
+    output: str
+    """Directory of the dataset."""
+    tokens: str | None = None
+    """Directory of the token store, which jobs may share; default `<output>/tokens`."""
+    tokenizer: TokenizerSpec
+    sources: Annotated[list[Source], Field(min_length=1)]
+    mixture: Mixture = Mixture()
+    budget: Budget = Budget(epochs=1.0)
+    splits: Splits = Splits()
+    objective: Objective = Field(default_factory=Mlm)
+    curriculum: Annotated[list[Stage], Field(min_length=1)] = [
+        Stage(stage="main", share=1.0, lengths=[128, 256, 512])
+    ]
+    gates: dict[str, Bound] = Field(default_factory=dict)
+    """Bounds on figures of the audit, beyond the built-in gates."""
+    limits: Limits = Limits()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Job:
+        names = [s.name for s in self.sources]
+        if repeated := sorted({n for n in names if names.count(n) > 1}):
+            raise ValueError(f"sources: two sources are named {repeated[0]!r}; names must be unique")
+        if folded := sorted({n.lower() for n in names if [m.lower() for m in names].count(n.lower()) > 1}):
+            raise ValueError(
+                f"sources: names that differ only in case share a folder on some disks: {folded[0]!r}"
+            )
+        given = [s.weight is not None for s in self.sources]
+        if any(given) and not all(given):
+            missing = [s.name for s in self.sources if s.weight is None]
+            raise ValueError(f"sources: weight given for some sources but not for {', '.join(missing)}")
+        if all(given) and not any(s.weight for s in self.sources):
+            raise ValueError("sources: all weights are zero; give at least one source a positive weight")
+        stages = [s.stage for s in self.curriculum]
+        if repeated := sorted({n for n in stages if stages.count(n) > 1}):
+            raise ValueError(f"curriculum: two stages are named {repeated[0]!r}; names must be unique")
+        shares = [s.share for s in self.curriculum]
+        if any(x is None for x in shares) and any(x is not None for x in shares):
+            raise ValueError("curriculum: share given for some stages but not for others")
+        total = sum(x for x in shares if x is not None)
+        if shares[0] is not None and abs(total - 1) > 1e-6:
+            raise ValueError(f"curriculum: the stages' shares must add to 1, got {total:g}")
+        for stage in self.curriculum:
+            if stage.mixture is None:
+                continue
+            if unknown := sorted(set(stage.mixture) - set(names)):
+                raise ValueError(
+                    f"curriculum: the mixture of stage {stage.stage!r} names {unknown[0]!r}, which is no source; "
+                    f"sources: {', '.join(names)}"
+                )
+            if not any(stage.mixture.values()):
+                raise ValueError(f"curriculum: all weights in the mixture of stage {stage.stage!r} are zero")
+        if unknown := sorted(set(self.gates) - set(GATES)):
+            raise ValueError(f"gates: no gate is named {unknown[0]!r}; known: {', '.join(sorted(GATES))}")
+        return self
+
+    @property
+    def planned_without_data(self) -> bool:
+        """True if some source gives `tokens` in place of files."""
+        return any(s.tokens is not None for s in self.sources)
+
+    def source(self, name: str) -> Source:
+        """The source of that name."""
+        return next(s for s in self.sources if s.name == name)
+
+    def stage_shares(self) -> list[Fraction]:
+        """Each stage's share of the budget, exact, adding to one."""
+        shares = [Fraction(str(s.share)) if s.share is not None else Fraction(1) for s in self.curriculum]
+        return [x / sum(shares) for x in shares]
+
+    def canonical(self) -> dict[str, Any]:
+        """The job as plain JSON values with every default filled in."""
+        return dict(json.loads(self.model_dump_json()))

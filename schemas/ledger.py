@@ -1,0 +1,56 @@
+"""The ledger: every record, byte and token that was read is in the output or in a named loss."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Literal
+
+from pydantic import Field
+
+from schemas.base import Frozen
+
+
+class Entry(Frozen):
+    """One line: `read == out + sum(losses.values())`."""
+
+    unit: Literal["records", "bytes", "documents", "tokens"]
+    step: Literal["read", "split", "plan", "materialize"]
+    """`read`: input → token store. `split`: documents → splits. `plan`: store → stages. `materialize`: → rows."""
+    source: str
+    split: str | None = None
+    stage: int | None = None
+    read: int
+    out: int
+    losses: dict[str, int] = Field(default_factory=dict)
+
+    @property
+    def difference(self) -> int:
+        """What is unaccounted for; zero in a good ledger."""
+        return self.read - self.out - sum(self.losses.values())
+
+
+class Ledger(Frozen):
+    """All lines of a dataset's ledger."""
+
+    entries: list[Entry]
+
+    def open_entries(self) -> list[Entry]:
+        """Lines that do not close."""
+        return [e for e in self.entries if e.difference != 0]
+
+    def losses(self, unit: str) -> dict[str, int]:
+        """Sum of each named loss in this unit."""
+        total: Counter[str] = Counter()
+        for entry in self.entries:
+            if entry.unit == unit:
+                total.update(entry.losses)
+        return dict(total)
+
+
+def add_counts(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    """Sum of dictionaries of counts, keys sorted."""
+    total: Counter[str] = Counter()
+    for c in counts:
+        total.update(c)
+    return dict(sorted(total.items()))

@@ -1,0 +1,176 @@
+"""`manifest.json`: written last, says everything a reader needs; without it a dataset does not exist."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from schemas.base import Frozen
+from schemas.errors import DataError, RequestError
+from schemas.ledger import Ledger
+from schemas.storage import Location
+from schemas.tables import FORMAT_VERSION, SHARDS
+
+
+class TokenizerRecord(Frozen):
+    """The tokenizer that made the ids."""
+
+    sha256: str
+    vocab_size: int
+    special_ids: dict[str, int]
+    """By role: pad, unk, cls, sep, mask, bos, eos, as far as the vocabulary has them."""
+    special_token_ids: list[int]
+    """All ids that never stand for text, sentinels included, ascending."""
+
+
+class SourceRecord(Frozen):
+    """What became of one source."""
+
+    name: str
+    weight: float
+    """Normalised share of the train split's tokens that the plan gives it."""
+    available_tokens: int
+    available_documents: int
+    planned_tokens: int
+    realised_tokens: int
+    epochs: float
+    """Realised passes over the source's train split."""
+    validation_tokens: int
+    validation_documents: int
+    content_sha256: str
+    """Of the token store's parts in order: what the ids were."""
+
+
+class StageRecord(Frozen):
+    """What became of one stage of the train split."""
+
+    stage: int
+    name: str
+    lengths: list[int]
+    planned_tokens: int
+    realised_tokens: int
+    sources: dict[str, dict[str, int]]
+    """By source: `{"planned_tokens", "realised_tokens"}`."""
+
+
+class LengthRecord(Frozen):
+    """What became of one length bucket."""
+
+    split: str
+    stage: int
+    length: int
+    rows: int
+    tokens: int
+    """Of `input_ids`, special tokens included."""
+    padding: float
+    """Share of padding when every row is padded to `length`."""
+
+
+class InputRecord(Frozen):
+    """An input file as it was when it was read."""
+
+    source: str
+    file: str
+    size_bytes: int
+    mtime_ns: int
+
+
+class Totals(Frozen):
+    """Sums over all shards."""
+
+    rows: int
+    tokens: int
+    corpus_tokens: int
+    shards: int
+    bytes: int
+
+
+class Manifest(Frozen):
+    """The dataset's manifest."""
+
+    format_version: int = FORMAT_VERSION
+    name: str
+    fingerprint: str
+    """What the rows are made of; every shard carries it too."""
+    plan_fingerprint: str
+    """What decides how much of each source goes where."""
+    shardmill_version: str
+    job: dict[str, Any]
+    tokenizer: TokenizerRecord
+    objective: dict[str, Any]
+    """`kind`, the parameters with their defaults, and `resolved`: one entry a length."""
+    sources: list[SourceRecord]
+    stages: list[StageRecord]
+    lengths: list[LengthRecord]
+    inputs: list[InputRecord]
+    ledger: Ledger
+    totals: Totals
+
+    def to_json(self) -> bytes:
+        """Indented JSON with keys in the order of the fields."""
+        return (json.dumps(self.model_dump(), indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def read_manifest(dataset: Location) -> Manifest:
+    """The manifest of a dataset.
+
+    Raises:
+      RequestError: there is no dataset at that place, or it is of another format version.
+      DataError: the manifest is damaged.
+    """
+    place = dataset / "manifest.json"
+    try:
+        raw = json.loads(place.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        unfinished = (dataset / "plan.parquet").exists() or (dataset / "data").exists()
+        raise RequestError(
+            "There is no finished dataset here",
+            where=str(dataset),
+            expected="a directory with manifest.json, which `shardmill prepare` writes last",
+            got="an unfinished dataset" if unfinished else "no manifest.json",
+            remedy="Run `shardmill prepare` to its end" if unfinished else "Give a dataset's directory",
+        ) from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise DataError("The manifest is damaged", where=str(place), got=str(error)) from error
+    version = raw.get("format_version") if isinstance(raw, dict) else None
+    if version != FORMAT_VERSION:
+        raise RequestError(
+            "The dataset is of another format version",
+            where=str(place),
+            expected=f"format_version {FORMAT_VERSION}",
+            got=repr(version),
+            remedy="Read it with the shardmill that wrote it, or prepare it again",
+        )
+    try:
+        return Manifest.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DataError(
+            "The manifest is damaged",
+            where=f"{place}, at {'.'.join(map(str, first['loc']))}",
+            got=first["msg"],
+        ) from error
+
+
+def read_shards(dataset: Location) -> pa.Table:
+    """The index of shards, `shards.parquet`, in the order of the plan.
+
+    Raises:
+      DataError: the index is missing, damaged, or names a path outside the dataset.
+    """
+    place = dataset / "shards.parquet"
+    try:
+        with place.open_input() as source:
+            table = pq.read_table(source).select(SHARDS.names).cast(SHARDS)
+    except (FileNotFoundError, pa.ArrowException, KeyError, OSError) as error:
+        raise DataError("The index of shards cannot be read", where=str(place), got=str(error)) from error
+    for path in table["path"].to_pylist():
+        if path.startswith("/") or ".." in path.split("/") or "://" in path:
+            raise DataError(
+                "The index of shards names a path outside the dataset", where=str(place), got=repr(path)
+            )
+    return table
