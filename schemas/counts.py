@@ -6,9 +6,7 @@ import re
 from decimal import Decimal
 
 _SUFFIX = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
-_COUNT = re.compile(
-    r"([0-9][0-9_]*(?:\.[0-9]+)?(?:[eE]\+?[0-9]+)?)\s*([KMBGT]?)(?:i?B|tokens)?", re.IGNORECASE
-)
+_COUNT = re.compile(r"([0-9][0-9_]*(?:\.[0-9]+)?(?:[eE]\+?[0-9]+)?)\s*([KMBGT]?)(?:i?B|tokens)?", re.IGNORECASE)
 
 
 def parse_count(value: object) -> int:

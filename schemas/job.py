@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from fractions import Fraction
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
@@ -50,9 +51,7 @@ class TrainTokenizer(Frozen):
     @model_validator(mode="after")
     def _bytes_keep_their_case(self) -> TrainTokenizer:
         if self.model == "bpe" and self.lowercase:
-            raise ValueError(
-                "byte-level bpe keeps the text as it is: lowercase applies to wordpiece and unigram"
-            )
+            raise ValueError("byte-level bpe keeps the text as it is: lowercase applies to wordpiece and unigram")
         return self
 
 
@@ -63,9 +62,7 @@ class TokenizerSpec(Frozen):
     """Path of a Hugging Face `tokenizer.json`."""
     train: TrainTokenizer | None = None
     """How to train one."""
-    special_tokens: dict[Literal["pad", "unk", "cls", "sep", "mask", "bos", "eos"], str] = Field(
-        default_factory=dict
-    )
+    special_tokens: dict[Literal["pad", "unk", "cls", "sep", "mask", "bos", "eos"], str] = Field(default_factory=dict)
     """Names of special tokens by role, where the usual names do not tell."""
 
     @model_validator(mode="after")
@@ -148,10 +145,8 @@ class Stage(Frozen):
     @field_validator("lengths")
     @classmethod
     def _ascending(cls, lengths: list[int]) -> list[int]:
-        if any(a >= b for a, b in zip(lengths, lengths[1:], strict=False)):
-            raise ValueError(
-                f"lengths must ascend without repeats, got {lengths}; write {sorted(set(lengths))}"
-            )
+        if any(a >= b for a, b in pairwise(lengths)):
+            raise ValueError(f"lengths must ascend without repeats, got {lengths}; write {sorted(set(lengths))}")
         return lengths
 
 
@@ -200,9 +195,9 @@ class Job(Frozen):
     budget: Budget = Budget(epochs=1.0)
     splits: Splits = Splits()
     objective: Objective = Field(default_factory=Mlm)
-    curriculum: Annotated[list[Stage], Field(min_length=1)] = [
-        Stage(stage="main", share=1.0, lengths=[128, 256, 512])
-    ]
+    curriculum: Annotated[list[Stage], Field(min_length=1)] = Field(
+        default_factory=lambda: [Stage(stage="main", share=1.0, lengths=[128, 256, 512])]
+    )
     gates: dict[str, Bound] = Field(default_factory=dict)
     """Bounds on figures of the audit, beyond the built-in gates."""
     limits: Limits = Limits()
@@ -213,9 +208,7 @@ class Job(Frozen):
         if repeated := sorted({n for n in names if names.count(n) > 1}):
             raise ValueError(f"sources: two sources are named {repeated[0]!r}; names must be unique")
         if folded := sorted({n.lower() for n in names if [m.lower() for m in names].count(n.lower()) > 1}):
-            raise ValueError(
-                f"sources: names that differ only in case share a folder on some disks: {folded[0]!r}"
-            )
+            raise ValueError(f"sources: names that differ only in case share a folder on some disks: {folded[0]!r}")
         given = [s.weight is not None for s in self.sources]
         if any(given) and not all(given):
             missing = [s.name for s in self.sources if s.weight is None]

@@ -113,11 +113,7 @@ def _readable(error: ValidationError, raw: Any, where: str) -> RequestError:
     found = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     first, more = found[0], len(found) - 1
     path, value = _path(first["loc"], raw), first.get("input")
-    also = (
-        f" There {'is 1 more mistake' if more == 1 else f'are {more} more mistakes'} in the file"
-        if more
-        else ""
-    )
+    also = f" There {'is 1 more mistake' if more == 1 else f'are {more} more mistakes'} in the file" if more else ""
     here = f"{where}, at {path}" if path else where
     if first["type"] == "extra_forbidden":
         key = str(first["loc"][-1])
@@ -139,9 +135,7 @@ def _readable(error: ValidationError, raw: Any, where: str) -> RequestError:
             where=here,
             expected=str(ctx["expected_tags"]).replace("'", ""),
             got=repr(tag),
-            remedy=did_you_mean(
-                tag, [t.strip(" '") for t in str(ctx["expected_tags"]).split(",")]
-            ).capitalize()
+            remedy=did_you_mean(tag, [t.strip(" '") for t in str(ctx["expected_tags"]).split(",")]).capitalize()
             + also,
         )
     message = first["msg"].removeprefix("Value error, ")
@@ -178,10 +172,9 @@ def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
         for model in models:
             if part in model.model_fields:
                 inner += _models_in(model.model_fields[part].annotation)
-        if inner:
-            models = inner
-        else:  # a discriminator's tag
-            models = [m for m in models if (f := m.model_fields.get("kind")) and f.default == part] or models
+        # Where the part is no field of these models it is a discriminator's tag.
+        tagged = [m for m in models if (f := m.model_fields.get("kind")) and f.default == part]
+        models = inner or tagged or models
     return sorted({name for model in models for name in model.model_fields})
 
 

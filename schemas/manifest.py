@@ -170,7 +170,5 @@ def read_shards(dataset: Location) -> pa.Table:
         raise DataError("The index of shards cannot be read", where=str(place), got=str(error)) from error
     for path in table["path"].to_pylist():
         if path.startswith("/") or ".." in path.split("/") or "://" in path:
-            raise DataError(
-                "The index of shards names a path outside the dataset", where=str(place), got=repr(path)
-            )
+            raise DataError("The index of shards names a path outside the dataset", where=str(place), got=repr(path))
     return table

@@ -75,9 +75,7 @@ class Plan:
 def write_plan(place: Location, table: pa.Table) -> None:
     """Write plan.parquet atomically."""
     with atomic_output(place) as sink:
-        pq.write_table(
-            table, pa.PythonFile(sink, mode="w"), row_group_size=PLAN_ROW_GROUP_ROWS, compression="zstd"
-        )
+        pq.write_table(table, pa.PythonFile(sink, mode="w"), row_group_size=PLAN_ROW_GROUP_ROWS, compression="zstd")
 
 
 def read_block(place: Location, block: int) -> dict[str, Any]:

@@ -144,7 +144,7 @@ class Location:
         with self.open_input() as source:
             return bytes(source.read())
 
-    def list(self, recursive: bool = False) -> list[FileInfo]:
+    def files(self, recursive: bool = False) -> list[FileInfo]:
         """Files of this directory, sorted by path; empty where there is no such directory."""
         selector = pafs.FileSelector(self.path, recursive=recursive, allow_not_found=True)
         found = self.fs.get_file_info(selector)
@@ -160,7 +160,7 @@ class Location:
             return [i for p in paths if (i := Location(p).info())]
         root = re.split(r"[*?\[]", self.uri, maxsplit=1)[0].rsplit("/", 1)[0]
         pattern = re.compile(_glob_regex(self.uri))
-        return [i for i in Location(root).list(recursive=True) if pattern.fullmatch(i.uri)]
+        return [i for i in Location(root).files(recursive=True) if pattern.fullmatch(i.uri)]
 
     def remove(self) -> None:
         """Delete the file if it is there."""
@@ -199,9 +199,7 @@ def _file_info(place: Location, found: pafs.FileInfo) -> FileInfo:
 def _glob_regex(pattern: str) -> str:
     parts = re.split(r"(\*\*/?|\*|\?|\[[^\]]*\])", pattern)
     special = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    return "".join(
-        special.get(p, p if p.startswith("[") and p.endswith("]") else re.escape(p)) for p in parts
-    )
+    return "".join(special.get(p, p if p.startswith("[") and p.endswith("]") else re.escape(p)) for p in parts)
 
 
 class HashingSink(io.RawIOBase):

@@ -42,8 +42,8 @@ class InputRange(Frozen):
 
 RANGES = pa.schema(
     [
-        pa.field(name, {str: pa.string(), int: pa.int64()}.get(f.annotation or str, pa.string()))  # type: ignore[call-overload]
-        for name, f in InputRange.model_fields.items()
+        pa.field(name, pa.int64() if model_field.annotation is int else pa.string())
+        for name, model_field in InputRange.model_fields.items()
     ]
 )
 """Table of input ranges; workers read their own rows of it."""
