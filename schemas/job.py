@@ -23,13 +23,15 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-def _no_dots(value: str) -> str:
+def _safe_folder(value: str) -> str:
     if ".." in value:
         raise ValueError("must not contain '..'")
+    if value.endswith((".json", ".parquet")):
+        raise ValueError("must not end like a file of the token store, .json or .parquet")
     return value
 
 
-Name = Annotated[str, Field(pattern=_NAME, max_length=80), AfterValidator(_no_dots)]
+Name = Annotated[str, Field(pattern=_NAME, max_length=80), AfterValidator(_safe_folder)]
 """A name that is safe as a folder: letters, digits, `_`, `-` and single dots; starts with a letter or digit."""
 
 Weight = Annotated[float, Field(ge=0)]
@@ -172,7 +174,7 @@ class Limits(Frozen):
     """Share of a source's records that may be rejected before the run fails."""
     range_bytes: Count = 16 * 2**20
     """Bytes of one input range of a line-based or Parquet file."""
-    max_record_bytes: Count = 64 * 2**20
+    max_record_bytes: Count = 16 * 2**20
     """A longer record is rejected as `too_long`."""
     block_tokens: Count | None = None
     """Corpus tokens of a block, the unit of work of `materialize`; default by the tokens available (1M to 32M)."""

@@ -61,6 +61,8 @@ def draw(seed: int, purpose: str, *parts: npt.ArrayLike) -> U64:
         h = np.full(1, text_key("draw", str(seed), purpose), dtype=np.uint64)
         for part in parts:
             values = np.asarray(part)
+            if values.dtype.kind not in "iu":
+                raise TypeError(f"a draw is named by integers, got {values.dtype}")
             if values.dtype != np.uint64:
                 values = values.astype(np.int64).astype(np.uint64)
             # Adding before mixing keeps (a, b) and (b, a) apart, since a is already mixed when b comes.

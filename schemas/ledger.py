@@ -14,9 +14,9 @@ from schemas.base import Frozen
 class Entry(Frozen):
     """One line: `read == out + sum(losses.values())`."""
 
-    unit: Literal["records", "bytes", "documents", "tokens"]
-    step: Literal["read", "split", "plan", "materialize"]
-    """`read`: input → token store. `split`: documents → splits. `plan`: store → stages. `materialize`: → rows."""
+    unit: Literal["records", "bytes", "tokens"]
+    step: Literal["read", "plan", "materialize"]
+    """`read`: input → token store. `plan`: token store → stages. `materialize`: stages → rows."""
     source: str
     split: str | None = None
     stage: int | None = None

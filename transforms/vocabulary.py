@@ -109,6 +109,14 @@ def read_vocabulary(data: bytes, names: dict[str, str] | None = None, *, where: 
     )
 
 
+def future_vocabulary(size: int) -> Vocabulary:
+    """What is known of a vocabulary before it is trained, to check a job before any data moves."""
+    is_special = np.zeros(size, dtype=bool)
+    is_special[: len(TRAINED_SPECIAL_TOKENS)] = True
+    roles = {role: TRAINED_SPECIAL_TOKENS.index(names[0]) for role, names in _USUAL.items()}
+    return Vocabulary("", size, roles, is_special, np.ones(size, dtype=bool))
+
+
 def load_tokenizer(data: bytes, *, where: str = "tokenizer") -> Tokenizer:
     """A tokenizer that neither cuts nor pads, and reads the names of special tokens in a text as plain text.
 

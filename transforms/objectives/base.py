@@ -95,6 +95,11 @@ class ObjectiveBuilder(Protocol):
     def build(self, documents: Documents, *, longest: int, seed: int) -> Examples:
         """Examples of at most `longest` tokens from these documents."""
 
+    def row_lengths(
+        self, doc_lengths: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], *, longest: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """(row lengths, how many rows of each) that documents of these lengths become, for the plan's preview."""
+
 
 def require_length(kind: str, length: int, least: int, why: str) -> None:
     """Refuse a length with no room for a corpus token beside the special tokens."""

@@ -67,6 +67,13 @@ class CausalBuilder:
             copy=np.full(rows, documents.copy, dtype=np.int32),
         )
 
+    def row_lengths(
+        self, doc_lengths: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], *, longest: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """Full rows; the few shorter ones at the ends of blocks are left out."""
+        total = float(((doc_lengths + 1) * counts).sum())
+        return np.array([longest]), np.array([total / longest])
+
     @staticmethod
     def _by_row(values: npt.NDArray[np.generic], starts: npt.NDArray[np.int64], longest: int, rows: int) -> Ragged:
         return Ragged(values, offsets_of(np.bincount(starts // longest, minlength=rows)))

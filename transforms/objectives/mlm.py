@@ -98,6 +98,15 @@ class MlmBuilder:
             at = stop
         return join_examples(batches)
 
+    def row_lengths(
+        self, doc_lengths: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], *, longest: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """Full pieces and the rests."""
+        room = longest - 2
+        full, rest = doc_lengths // room, doc_lengths % room
+        lengths = np.append(rest[rest > 0] + 2, longest)
+        return lengths, np.append(counts[rest > 0], (full * counts).sum()).astype(np.float64)
+
     def _mask(
         self,
         documents: Documents,

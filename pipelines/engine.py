@@ -1,0 +1,188 @@
+"""Runs a function over work items on any Beam runner, locally on one process a core by default.
+
+Items are integers that name rows of a table the workers read for themselves, so the graph stays small and no
+payload crosses a stage edge. Functions write their own files and are idempotent, since a runner may repeat them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from schemas.errors import DataError, RequestError, error_from_wire
+
+Work = Callable[[int], bytes]
+Merge = Callable[[bytes, bytes], bytes]
+
+_LOCAL = {"FnApiRunner", "DirectRunner"}
+_ITEMS_A_DESCRIPTOR = 1000
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How and where pipelines run.
+
+    >>> Engine(("--direct_num_workers=1",)).local_workers
+    1
+    """
+
+    beam_args: tuple[str, ...] = ()
+    """Beam's own command line options."""
+    debug: bool = False
+    """Show the runner's log."""
+
+    @property
+    def runner(self) -> str:
+        """The runner's name; `FnApiRunner` unless an option says otherwise.
+
+        Beam's `DirectRunner` first looks for another runner on the network, so it is not the default.
+        """
+        return self._option("runner") or "FnApiRunner"
+
+    @property
+    def is_local(self) -> bool:
+        """True where the work happens on this machine."""
+        return self.runner.rsplit(".", 1)[-1] in _LOCAL
+
+    @property
+    def local_workers(self) -> int:
+        """Processes of a local run; one a core by default."""
+        text = self._option("direct_num_workers")
+        if text is None:
+            return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if not text.isdigit():
+            raise RequestError(
+                "The number of workers is wrong",
+                where="--direct_num_workers",
+                expected="a whole number, 0 for one a core",
+                got=text,
+            )
+        return int(text) or os.cpu_count() or 1
+
+    def run_each(self, label: str, items: Sequence[int], costs: Sequence[int], work: Work) -> None:
+        """Call `work` once (or, after a failure, more than once) for every item.
+
+        Args:
+          label: of the step, for a runner's console.
+          items: what `work` is called with.
+          costs: rough size of each item, to balance local workers, which do not steal work from each other.
+          work: picklable; writes its own results.
+        """
+        if items:
+            self._run(label, items, costs, work, None, None)
+
+    def map_reduce(
+        self, label: str, items: Sequence[int], costs: Sequence[int], work: Work, merge: Merge, result_uri: str
+    ) -> None:
+        """Merge what `work` returns for every item into one value, and write it to `result_uri`."""
+        self._run(label, items, costs, work, merge, result_uri)
+
+    def _option(self, name: str) -> str | None:
+        found = None
+        for i, arg in enumerate(self.beam_args):
+            if arg.startswith(f"--{name}="):
+                found = arg.split("=", 1)[1]
+            elif arg == f"--{name}" and i + 1 < len(self.beam_args):
+                found = self.beam_args[i + 1]
+        return found
+
+    def _run(
+        self,
+        label: str,
+        items: Sequence[int],
+        costs: Sequence[int],
+        work: Work,
+        merge: Merge | None,
+        result_uri: str | None,
+    ) -> None:
+        with _quiet(self.debug):
+            from pipelines import graph
+
+            lanes = balance(items, costs, self.local_workers) if self.is_local else None
+            workers = len(lanes) if lanes is not None else 0
+            options = list(self.beam_args) if self._option("runner") else [*self.beam_args, "--runner=FnApiRunner"]
+            if self.is_local:
+                options = [o for o in options if not o.startswith("--direct_num_workers")]
+                options.append(f"--direct_num_workers={workers}")
+                if self._option("direct_running_mode") is None:
+                    mode = "multi_processing" if workers > 1 else "in_memory"
+                    options.append(f"--direct_running_mode={mode}")
+            # The tokenizer must not start threads of its own beside one process a core.
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+            try:
+                graph.run(label, options, lanes or descriptors(items), work, merge, result_uri)
+            except Exception as error:
+                raise _readable(error, label) from error
+
+
+def balance(items: Sequence[int], costs: Sequence[int], lanes: int) -> list[list[int]]:
+    """Deal items to lanes of nearly equal cost, largest first (Graham's LPT rule); no lane is empty.
+
+    >>> balance([0, 1, 2, 3], [9, 5, 4, 1], 2)
+    [[0, 3], [1, 2]]
+    """
+    dealt: list[list[int]] = [[] for _ in range(max(1, min(lanes, len(items))))]
+    loads = [0] * len(dealt)
+    for i in sorted(range(len(items)), key=lambda i: (-costs[i], i)):
+        lane = min(range(len(dealt)), key=lambda lane: (loads[lane], lane))
+        dealt[lane].append(items[i])
+        loads[lane] += costs[i]
+    return dealt
+
+
+def descriptors(items: Sequence[int]) -> list[list[int]]:
+    """Runs of items for a runner that balances by itself; the graph holds one short element a thousand."""
+    return [list(items[i : i + _ITEMS_A_DESCRIPTOR]) for i in range(0, len(items), _ITEMS_A_DESCRIPTOR)]
+
+
+def _readable(error: Exception, label: str) -> Exception:
+    text = str(error)
+    if wired := error_from_wire(text):
+        return wired
+    if re.search(r"Channel closed prematurely|worker sdk .* failed|Socket closed|StatusCode\.CANCELLED", text):
+        return DataError(
+            "A worker process died",
+            where=label,
+            got="the connection to it closed, most often since it was killed or ran out of memory",
+            remedy="Run the same command again, what is finished is kept; with less memory use fewer workers "
+            "(--direct_num_workers=1)",
+        )
+    return error
+
+
+@contextlib.contextmanager
+def _quiet(debug: bool) -> Iterator[None]:
+    """Keep Beam's log, and what its worker processes print at every start, off the terminal unless asked for."""
+    if debug:
+        yield
+        return
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)  # workers inherit the descriptor; errors come back over their own channel
+    try:
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        logging.disable(before)
+
+
+def beam_options() -> list[str]:
+    """Every option that some part of Beam knows; imports Beam."""
+    with _quiet(False):
+        from apache_beam.options.pipeline_options import PipelineOptions
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
+    for kind in PipelineOptions.__subclasses__():
+        if hasattr(kind, "_add_argparse_args"):
+            kind._add_argparse_args(parser)
+    return sorted(option for action in parser._actions for option in action.option_strings)

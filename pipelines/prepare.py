@@ -1,0 +1,188 @@
+"""`shardmill prepare`: tokenizer, tokenize, plan, materialize, finish and audit; resumes by itself."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from rich.markup import escape
+
+from pipelines.finish import finish, source_contents
+from pipelines.materialize import materialize
+from pipelines.plan import plan
+from pipelines.run import Run
+from pipelines.tokenize import Sidecars, finished_sidecars, tokenize
+from pipelines.tokenizer import ensure_tokenizer
+from schemas.counts import format_bytes, format_count
+from schemas.errors import RequestError
+from schemas.manifest import Manifest, read_manifest, read_shards
+from transforms.vocabulary import Vocabulary
+
+
+def prepare(run: Run) -> int:
+    """Everything from raw files to an audited dataset.
+
+    Returns:
+      0, or 1 if a gate of the audit fails.
+
+    Raises:
+      RequestError: the job cannot be done as written, or the output holds another dataset.
+      DataError: the data is bad.
+    """
+    began = time.monotonic()
+    run.check_objective()
+    manifest = finished_manifest(run)
+    if manifest is None:
+        run.say(f"[bold]{escape(run.job.name)}[/] → {escape(str(run.output))}  [dim]fingerprint {run.fingerprint}[/]")
+        with run.lock():
+            manifest = _build(run)
+    elif _audit_is_current(run.output):
+        run.say(f"{escape(str(run.output))} is finished and matches the job; nothing to do")
+        return 0 if _summary(run, manifest, began) else 1
+    _audit(run)
+    return 0 if _summary(run, manifest, began) else 1
+
+
+def tokenize_only(run: Run) -> int:
+    """The `tokenize` command: tokenizer and token store."""
+    run.check_objective()
+    with run.lock():
+        run.store.remove_temporaries()
+        tokenize(run, ensure_tokenizer(run))
+    return 0
+
+
+def train_only(run: Run) -> int:
+    """The `tokenizer` command."""
+    with run.lock():
+        vocabulary = ensure_tokenizer(run)
+    run.say(f"{run.store / 'tokenizer.json'}: {vocabulary.size:,} tokens, sha256 {vocabulary.sha256}")
+    return 0
+
+
+def materialize_only(run: Run) -> int:
+    """The `materialize` command: plan and shards from a complete token store, without the audit.
+
+    Raises:
+      RequestError: the token store is not complete.
+    """
+    run.check_objective()
+    if finished_manifest(run) is not None:
+        run.say(f"{escape(str(run.output))} is finished and matches the job; nothing to do")
+        return 0
+    with run.lock():
+        vocabulary = ensure_tokenizer(run)
+        _, todo, sidecars = finished_sidecars(run, vocabulary.sha256)
+        if todo:
+            raise RequestError(
+                "The token store is not complete",
+                where=str(run.store),
+                expected="a part for every input range",
+                got=f"{len(todo)} ranges still to do, the first of source {todo[0].source!r}",
+                remedy="Run `shardmill tokenize` first, or `shardmill prepare`, which does all steps",
+            )
+        run.output.remove_temporaries()
+        _materialize_and_finish(run, vocabulary, sidecars)
+    return 0
+
+
+def _build(run: Run) -> Manifest:
+    run.output.remove_temporaries()
+    run.store.remove_temporaries()
+    vocabulary = ensure_tokenizer(run)
+    return _materialize_and_finish(run, vocabulary, tokenize(run, vocabulary))
+
+
+def _materialize_and_finish(run: Run, vocabulary: Vocabulary, sidecars: Sidecars) -> Manifest:
+    run.resolved_objective(vocabulary)
+    made = plan(run, sidecars)
+    commits = materialize(run, made, sidecars, vocabulary)
+    return finish(run, made, sidecars, commits, vocabulary)
+
+
+def finished_manifest(run: Run) -> Manifest | None:
+    """The manifest of the finished dataset in the job's output, None if there is work to do.
+
+    Raises:
+      RequestError: the output holds another job's dataset, or this job's from other inputs.
+    """
+    if not (run.output / "manifest.json").info():
+        return None
+    manifest = read_manifest(run.output)
+    if (manifest.fingerprint, manifest.plan_fingerprint) != (run.fingerprint, run.plan_fingerprint):
+        raise _refusal(
+            run,
+            "The output directory holds another job's dataset",
+            f"{manifest.name!r}, fingerprint {manifest.fingerprint}, plan {manifest.plan_fingerprint}",
+        )
+    if not _same_inputs(run, manifest):
+        raise _refusal(
+            run,
+            "The output directory holds a dataset of this job, made from inputs that have changed since",
+            f"fingerprint {manifest.fingerprint} of the earlier contents",
+        )
+    for shard in read_shards(run.output).select(["path", "bytes"]).to_pylist():
+        info = (run.output / shard["path"]).info()
+        if info is None or info.size_bytes != shard["bytes"]:
+            run.say(f"  [yellow]note[/] {shard['path']} is missing or cut short; it is written again")
+            return None
+    return manifest
+
+
+def _same_inputs(run: Run, manifest: Manifest) -> bool:
+    """True if the inputs are as they were: by size and time, or, where only the time differs, by contents."""
+    now = {(name, f.file, f.size_bytes, f.mtime_ns) for name, files in run.inputs.items() for f in files}
+    if now == {(i.source, i.file, i.size_bytes, i.mtime_ns) for i in manifest.inputs}:
+        return True
+    vocabulary = ensure_tokenizer(run)
+    _, todo, sidecars = finished_sidecars(run, vocabulary.sha256)
+    if todo:
+        run.say("  [yellow]note[/] input files have new modification times; tokenizing them again to compare")
+        sidecars = tokenize(run, vocabulary)
+    return source_contents(sidecars) == {s.name: s.content_sha256 for s in manifest.sources}
+
+
+def _refusal(run: Run, what: str, got: str) -> RequestError:
+    return RequestError(
+        what,
+        where=str(run.output),
+        expected=f"an empty directory, or the dataset of this job: fingerprint {run.fingerprint}, "
+        f"plan {run.plan_fingerprint}",
+        got=got,
+        remedy="Nothing was touched. Give the job another `output`, or delete the directory yourself",
+    )
+
+
+def _audit_is_current(place):
+    from pipelines.audit import audit_is_current
+
+    return audit_is_current(place)
+
+
+def _audit(run: Run) -> None:
+    from pipelines.audit import audit_dataset, write_audit
+
+    began = time.monotonic()
+    with run.console.status("  auditing the shards"):
+        result = audit_dataset(run.output)
+        write_audit(result, run.output)
+    failed = [g for g in result.gates if not g.passed]
+    verdict = (
+        f"[red]{len(failed)} of {len(result.gates)} gates fail[/]" if failed else f"{len(result.gates)} gates pass"
+    )
+    run.say(f"[bold]audit[/]        {verdict}  [dim]{time.monotonic() - began:.1f} s[/]")
+    for gate in failed:
+        run.say(f"  [red]{gate.name}[/] expected {escape(str(gate.expected))}, observed {escape(str(gate.observed))}")
+
+
+def _summary(run: Run, manifest: Manifest, began: float) -> bool:
+    """Say what there is now; returns whether the audit passed."""
+    totals = manifest.totals
+    report = json.loads((run.output / "audit" / "audit.json").read_bytes())
+    run.say(
+        f"[bold green]dataset[/]      {escape(str(run.output))}: {totals.rows:,} examples, "
+        f"{format_count(totals.corpus_tokens)} corpus tokens, {totals.shards} shards, {format_bytes(totals.bytes)}  "
+        f"[dim]{time.monotonic() - began:.1f} s in all[/]"
+    )
+    run.say(f"report       {run.output / 'audit' / 'report.html'}")
+    return bool(report["passed"])

@@ -1,0 +1,185 @@
+"""Turns one block of the plan into shards: read its chunks, build examples, bucket, shuffle, write, commit.
+
+`materialize_block` is a pure function of (plan, token store, options) but for the files it writes. The Beam side
+only deals out block numbers.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from schemas.base import Frozen
+from schemas.errors import DataError
+from schemas.job import Job
+from schemas.keys import draw
+from schemas.plan import read_block
+from schemas.storage import Location
+from schemas.store import PartSidecar, Split, part_location, sidecar_location
+from transforms.objectives import builder_for
+from transforms.objectives.base import Documents
+from transforms.planner import block_fingerprint
+from transforms.ragged import Ragged, concatenate
+from transforms.shards import ShardName, bucket_tables, write_shard
+from transforms.vocabulary import Vocabulary, read_vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaterializeOptions:
+    """What, beside the plan and the store, a block's shards depend on."""
+
+    job: Job
+    store: str
+    dataset: str
+    fingerprint: str
+    """Of the dataset."""
+    tokenizer_sha256: str
+
+
+class SourceTokens(Frozen):
+    """A ledger line of a block: corpus tokens of one source."""
+
+    source: str
+    documents: int
+    read: int
+    out: int
+    losses: dict[str, int]
+
+
+class BlockCommit(Frozen):
+    """`_commits/SPLIT-STAGE-SHARD.json`: written after the block's shards, says what they hold."""
+
+    fingerprint: str
+    block: int
+    shards: list[dict[str, Any]]
+    tokens: list[SourceTokens]
+
+
+def commit_location(dataset: Location, split: str, stage: int, shard: int) -> Location:
+    """Where a block's commit is."""
+    return dataset / "_commits" / f"{split}-{stage}-{shard:05d}.json"
+
+
+def finished_block(dataset: Location, split: str, stage: int, shard: int, fingerprint: str) -> BlockCommit | None:
+    """The commit of a block that is done and still matches; None if there is work to do."""
+    try:
+        commit = BlockCommit.model_validate_json(commit_location(dataset, split, stage, shard).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None  # never done, or a commit of another version
+    if commit.fingerprint != fingerprint:
+        return None
+    for written in commit.shards:
+        info = (dataset / str(written["path"])).info()
+        if info is None or info.size_bytes != written["bytes"]:
+            return None
+    return commit
+
+
+def materialize_block(block: int, options: MaterializeOptions) -> None:
+    """Write the shards of one block and commit them, unless that is done already.
+
+    Raises:
+      DataError: the token store is damaged.
+      RequestError: the dataset cannot be written.
+    """
+    store, dataset = Location(options.store), Location(options.dataset)
+    plan = read_block(dataset / "plan.parquet", block)
+    split, stage, shard, slices = plan["split"], plan["stage"], plan["shard"], plan["slices"]
+    lengths = options.job.curriculum[stage].lengths
+    parts = sorted(set(zip(slices["source"].to_pylist(), slices["part"].to_pylist(), strict=True)))
+    digests = {(s, p): _part_sha256(store, s, split, p) for s, p in parts}
+    wanted = block_fingerprint(options.fingerprint, lengths, slices, digests)
+    if finished_block(dataset, split, stage, shard, wanted):
+        return
+    place = commit_location(dataset, split, stage, shard)
+    place.remove()  # a stale commit must not vouch for shards that are being replaced
+    builder = builder_for(options.job.objective, _vocabulary(options))
+    tables, tokens = [], []
+    for source, documents in _read_documents(store, split, slices, options.job.seed):
+        examples = builder.build(documents, longest=lengths[-1], seed=options.job.seed)
+        tables.append(examples.to_table(options.job.objective.kind, source))
+        tokens.append(
+            SourceTokens(
+                source=source,
+                documents=len(documents),
+                read=len(documents.ids.flat),
+                out=int(examples.doc_lengths.flat.sum()),
+                losses=examples.losses,
+            )
+        )
+    shards = []
+    if tables:
+        table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+        for length, rows in bucket_tables(table, lengths, options.job.seed):
+            name = ShardName(split=split, stage=stage, length=length, shard=shard)
+            shards.append({**write_shard(dataset, name, rows, options.fingerprint), "block": block})
+    commit = BlockCommit(fingerprint=wanted, block=block, shards=shards, tokens=tokens)
+    place.write_bytes(orjson.dumps(commit.model_dump()))
+
+
+def _read_documents(store: Location, split: Split, slices: pa.Table, seed: int) -> Iterator[tuple[str, Documents]]:
+    """(source, documents) for each source and copy of a block, documents in a keyed order."""
+    rows = slices.to_pylist()
+    for source, copy in sorted({(r["source"], r["copy"]) for r in rows}):
+        keys: list[npt.NDArray[np.uint64]] = []
+        ids: list[Ragged] = []
+        for row in rows:
+            if (row["source"], row["copy"]) == (source, copy):
+                place = part_location(store, source, split, row["part"])
+                chunk_keys, chunk_ids = _read_chunk(place, row["row_group"])
+                # A document belongs to the slice that holds its first token.
+                first = np.searchsorted(chunk_ids.offsets[:-1], [row["token_begin"], row["token_end"]])
+                wanted = np.arange(first[0], first[1])
+                keys.append(chunk_keys[wanted])
+                ids.append(chunk_ids.take(wanted))
+        joined_keys, joined = np.concatenate(keys), concatenate(ids, np.int32)
+        if len(joined):
+            order = np.argsort(draw(seed, "document", joined_keys, copy), kind="stable")
+            yield source, Documents(ids=joined.take(order), keys=joined_keys[order], copy=copy)
+
+
+def _read_chunk(place: Location, row_group: int) -> tuple[npt.NDArray[np.uint64], Ragged]:
+    try:
+        with place.open_input() as file:
+            parquet = pq.ParquetFile(file, page_checksum_verification=True)
+            table = parquet.read_row_group(row_group, columns=["doc_key", "ids"], use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            "A part of the token store is damaged",
+            where=f"{place}, row group {row_group}",
+            got=str(error),
+            remedy="Delete the part and run again; it is tokenized anew",
+        ) from error
+    return table["doc_key"].to_numpy(), Ragged.from_arrow(table["ids"])
+
+
+def _part_sha256(store: Location, source: str, split: Split, part: int) -> str:
+    place = sidecar_location(store, source, split, part)
+    try:
+        return PartSidecar.model_validate_json(place.read_bytes()).sha256
+    except (FileNotFoundError, ValidationError) as error:
+        raise DataError(
+            "A part of the token store is missing or damaged",
+            where=str(place),
+            got=str(error),
+            remedy="Run `shardmill tokenize` or `prepare` again; it is tokenized anew",
+        ) from error
+
+
+@functools.lru_cache(maxsize=4)
+def _load_vocabulary(uri: str, sha256: str, names: tuple[tuple[str, str], ...]) -> Vocabulary:
+    return read_vocabulary(Location(uri).read_bytes(), dict(names), where=uri)
+
+
+def _vocabulary(options: MaterializeOptions) -> Vocabulary:
+    names = tuple(sorted((str(r), t) for r, t in options.job.tokenizer.special_tokens.items()))
+    return _load_vocabulary(f"{options.store}/tokenizer.json", options.tokenizer_sha256, names)

@@ -1,0 +1,194 @@
+"""How many tokens each stage takes from each source: exact rational arithmetic, no I/O, no Beam.
+
+Shares are fractions; whole tokens are dealt by largest remainder (Hamilton's method), ties by name, so that every
+sum is exact and the result does not depend on the order of the sources.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import exp
+
+from schemas.counts import format_count
+from schemas.errors import DataError, RequestError
+from schemas.job import Job
+from schemas.plan import StagePlan
+
+
+def normalised_weights(job: Job, available: dict[str, int]) -> dict[str, Fraction]:
+    """The sources' shares, adding to one; in proportion to `available` where the job gives no weights."""
+    weights = {
+        s.name: Fraction(repr(s.weight)) if s.weight is not None else Fraction(available.get(s.name, 0))
+        for s in job.sources
+    }
+    return _normalise(weights)
+
+
+def apportion(total: int, shares: dict[str, Fraction]) -> dict[str, int]:
+    """Whole numbers in these proportions that add to `total` exactly.
+
+    >>> apportion(10, {"a": Fraction(1, 3), "b": Fraction(2, 3)})
+    {'a': 3, 'b': 7}
+    """
+    quotas = {name: total * share for name, share in _normalise(shares).items()}
+    counts = {name: int(q) for name, q in quotas.items()}
+    by_remainder = sorted(quotas, key=lambda name: (counts[name] - quotas[name], name))
+    for name in by_remainder[: total - sum(counts.values())]:
+        counts[name] += 1
+    return counts
+
+
+def mix(job: Job, available: dict[str, int]) -> tuple[list[StagePlan], list[str]]:
+    """What each stage takes from each source.
+
+    Args:
+      job: budget, weights, caps and curriculum.
+      available: tokens of the train split by source.
+
+    Returns:
+      The stages, and warnings for people.
+
+    Raises:
+      RequestError: a cap makes the budget impossible and `on_shortfall` is `error`.
+      DataError: a source with a weight has no training tokens.
+    """
+    weights = [
+        _normalise({n: Fraction(repr(w)) for n, w in stage.mixture.items()})
+        if stage.mixture is not None
+        else normalised_weights(job, available)
+        for stage in job.curriculum
+    ]
+    for name in sorted({n for w in weights for n, share in w.items() if share and not available.get(n)}):
+        raise DataError(
+            f"The source {name!r} has no training tokens",
+            where="the token store",
+            expected="at least one document in the train split",
+            remedy="Give it more files, a smaller validation share, or weight 0",
+        )
+    caps = {
+        s.name: int(Fraction(repr(s.max_epochs)) * available[s.name]) if s.max_epochs is not None else None
+        for s in job.sources
+        if s.name in available
+    }
+    budget = _budget(job, available)
+    tokens = _stage_tokens(job, weights, budget)
+    warnings: list[str] = []
+    if over := _over_cap(tokens, caps):
+        if job.mixture.on_shortfall == "error":
+            raise _shortfall(job, over, tokens, caps, available, budget)
+        if job.mixture.on_shortfall == "shrink":
+            factor = min(Fraction(cap, max(1, _demand(tokens, n))) for n in over if (cap := caps[n]) is not None)
+            while _over_cap(tokens := _stage_tokens(job, weights, int(budget * factor)), caps):
+                factor *= Fraction(999_999, 1_000_000)  # largest remainder may round one token over the cap
+            warnings.append(
+                f"the budget shrank from {format_count(budget)} to {format_count(sum(map(_total, tokens)))} tokens, "
+                f"since {', '.join(over)} reached max_epochs"
+            )
+        else:
+            tokens = _rebalance(job, weights, tokens, caps)
+            warnings.append(f"shares moved from {', '.join(over)}, which reached max_epochs, to the other sources")
+    for name, count in available.items():
+        epochs = _demand(tokens, name) / count if count else 0
+        if epochs > 4:
+            warnings.append(
+                f"source {name} is seen {epochs:.1f} times; beyond 4 passes repeated tokens are worth little "
+                "(arXiv 2305.16264)"
+            )
+    stages = [
+        StagePlan(
+            name=stage.stage,
+            lengths=tuple(stage.lengths),
+            weights={n: float(s) for n, s in w.items() if s},
+            tokens={n: c for n, c in t.items() if c},
+        )
+        for stage, w, t in zip(job.curriculum, weights, tokens, strict=True)
+    ]
+    return stages, warnings
+
+
+def effective_tokens(tokens: float, available: float) -> float:
+    """What repeated tokens are worth: U + U·R*(1 − exp(−(e − 1)/R*)), R* = 15.387756 (arXiv 2305.16264, eq. 5)."""
+    if available <= 0 or tokens <= available:
+        return float(tokens)
+    rate = 15.387756
+    return float(available * (1 + rate * (1 - exp(-(tokens / available - 1) / rate))))
+
+
+def _normalise(weights: dict[str, Fraction]) -> dict[str, Fraction]:
+    total = sum(weights.values())
+    return {n: w / total for n, w in weights.items()} if total else weights
+
+
+def _budget(job: Job, available: dict[str, int]) -> int:
+    if job.budget.tokens is not None:
+        return job.budget.tokens
+    return int(Fraction(repr(job.budget.epochs)) * sum(available.values()))
+
+
+def _stage_tokens(job: Job, weights: list[dict[str, Fraction]], budget: int) -> list[dict[str, int]]:
+    names = [f"{i:06d}" for i in range(len(job.curriculum))]
+    totals = apportion(budget, dict(zip(names, job.stage_shares(), strict=True)))
+    return [apportion(totals[name], w) for name, w in zip(names, weights, strict=True)]
+
+
+def _total(tokens: dict[str, int]) -> int:
+    return sum(tokens.values())
+
+
+def _demand(tokens: list[dict[str, int]], name: str) -> int:
+    return sum(t.get(name, 0) for t in tokens)
+
+
+def _over_cap(tokens: list[dict[str, int]], caps: dict[str, int | None]) -> list[str]:
+    return sorted(n for n, cap in caps.items() if cap is not None and _demand(tokens, n) > cap)
+
+
+def _rebalance(
+    job: Job, weights: list[dict[str, Fraction]], tokens: list[dict[str, int]], caps: dict[str, int | None]
+) -> list[dict[str, int]]:
+    """Water-filling, stage by stage: fix the sources over their cap, rescale the rest, repeat."""
+    left = dict(caps)
+    result = []
+    for stage, w, wanted in zip(job.curriculum, weights, tokens, strict=True):
+        fixed: dict[str, int] = {}
+        while True:
+            free = {n: s for n, s in w.items() if s and n not in fixed}
+            rest = _total(wanted) - sum(fixed.values())
+            if rest and not free:
+                raise RequestError(
+                    f"Stage {stage.stage!r} cannot be filled",
+                    where="budget, max_epochs",
+                    expected=f"{_total(wanted):,} tokens",
+                    got=f"{sum(fixed.values()):,} tokens, with every source at its max_epochs",
+                    remedy="Lower the budget, or raise max_epochs",
+                )
+            dealt = apportion(rest, free) if free else {}
+            over = {n: c for n in dealt if (c := left.get(n)) is not None and dealt[n] > c}
+            if not over:
+                break
+            fixed.update(over)
+        taken = {**fixed, **dealt}
+        left = {n: c - taken.get(n, 0) if c is not None else None for n, c in left.items()}
+        result.append(taken)
+    return result
+
+
+def _shortfall(
+    job: Job,
+    over: list[str],
+    tokens: list[dict[str, int]],
+    caps: dict[str, int | None],
+    available: dict[str, int],
+    budget: int,
+) -> RequestError:
+    name = max(over, key=lambda n: Fraction(_demand(tokens, n), max(1, caps[n] or 0)))
+    need, cap = _demand(tokens, name), caps[name] or 0
+    fits = int(budget * Fraction(cap, need))
+    return RequestError(
+        f"The budget needs more of source {name!r} than max_epochs allows",
+        where=f"budget of {budget:,} tokens, mixture.on_shortfall: {job.mixture.on_shortfall}",
+        expected=f"at most {cap:,} tokens ({job.source(name).max_epochs:g} passes over {available[name]:,})",
+        got=f"{need:,} tokens ({need / max(1, available[name]):.2f} passes)",
+        remedy=f"Lower the budget to {fits:,} tokens (or set on_shortfall: shrink), raise max_epochs to "
+        f"{need / max(1, available[name]):.2f}, or move the shares with on_shortfall: rebalance",
+    )

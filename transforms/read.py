@@ -1,0 +1,304 @@
+"""Reads the records of an input range: documents with their ids, and rejects with their reasons.
+
+A record belongs to the range in which it starts, so ranges can be cut anywhere. Bad records never stop the
+reading; each becomes a `Reject`. Memory is bounded by the batch and the longest allowed record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas.errors import DataError
+from schemas.job import Source
+from schemas.storage import Location
+from schemas.store import InputRange
+from transforms.inputs import open_parquet
+
+BATCH_BYTES = 2**20
+"""About this many bytes of records come in one batch."""
+
+_READ_BYTES = 2**20
+_EXCERPT_BYTES = 200
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A record that is no document."""
+
+    offset: int
+    """Byte in the decompressed file, or row of a Parquet file."""
+    reason: str
+    """invalid_utf8, invalid_json, missing_text, text_not_string, empty, too_long or damaged_file."""
+    detail: str
+    size_bytes: int
+    excerpt: str
+
+
+@dataclass
+class Records:
+    """A batch of records in file order."""
+
+    ids: list[str] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    rejects: list[Reject] = field(default_factory=list)
+    read_bytes: int = 0
+    """Bytes read for this batch, everything counted."""
+    text_bytes: int = 0
+    """UTF-8 bytes of `texts`."""
+    format_bytes: int = 0
+    """Bytes that are neither text nor rejected: syntax, other fields, line ends, blank lines."""
+
+    def accept(self, doc_id: str, offset: int, text: str, text_bytes: int, size_bytes: int) -> None:
+        """Add a document whose record takes `size_bytes`."""
+        self.ids.append(doc_id)
+        self.offsets.append(offset)
+        self.texts.append(text)
+        self.read_bytes += size_bytes
+        self.text_bytes += text_bytes
+        self.format_bytes += size_bytes - text_bytes
+
+    def reject(self, offset: int, reason: str, detail: str, raw: bytes, size_bytes: int) -> None:
+        """Add a reject whose record takes `size_bytes`."""
+        excerpt = raw[:_EXCERPT_BYTES].decode("utf-8", "replace")
+        self.rejects.append(Reject(offset, reason, detail, size_bytes, excerpt))
+        self.read_bytes += size_bytes
+
+    def skip(self, size_bytes: int) -> None:
+        """Count bytes that hold no record, such as a blank line."""
+        self.read_bytes += size_bytes
+        self.format_bytes += size_bytes
+
+
+def read_records(piece: InputRange, source: Source, max_record_bytes: int) -> Iterator[Records]:
+    """The records of a range, in batches of about `BATCH_BYTES`.
+
+    Raises:
+      DataError: the file is gone or cannot be read at all.
+    """
+    try:
+        if piece.format == "parquet":
+            yield from _read_parquet(piece, source, max_record_bytes)
+        else:
+            yield from _read_lines(piece, source, max_record_bytes)
+    except FileNotFoundError as error:
+        raise DataError(
+            "An input file has gone",
+            where=f"source {source.name!r}, {piece.uri}",
+            remedy="Put it back and run again; what is finished is kept",
+        ) from error
+
+
+def _read_lines(piece: InputRange, source: Source, max_record_bytes: int) -> Iterator[Records]:
+    lines = _paragraphs if piece.format == "txt" else _single_lines
+    batch = Records()
+    for offset, raw, size, problem in lines(piece, max_record_bytes):
+        if problem == "damaged_file":
+            batch.reject(offset, problem, raw.decode(), b"", size)
+        elif problem:
+            batch.reject(offset, problem, f"{size} bytes, limit {max_record_bytes}", raw, size)
+        elif not raw.strip():
+            batch.skip(size)
+        elif piece.format == "jsonl":
+            _add_json(batch, piece, source, offset, raw, size)
+        else:
+            _add_text(batch, f"{piece.file}:{offset}", offset, raw, size)
+        if batch.read_bytes >= BATCH_BYTES:
+            yield batch
+            batch = Records()
+    yield batch
+
+
+def _add_text(batch: Records, doc_id: str, offset: int, raw: bytes, size: int) -> None:
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        batch.reject(offset, "invalid_utf8", f"byte {error.start}: {error.reason}", raw, size)
+        return
+    if not text.strip():
+        batch.reject(offset, "empty", "", raw, size)
+        return
+    batch.accept(doc_id, offset, text, len(raw), size)
+
+
+def _add_json(batch: Records, piece: InputRange, source: Source, offset: int, raw: bytes, size: int) -> None:
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        batch.reject(offset, "invalid_utf8", f"byte {error.start}: {error.reason}", raw, size)
+        return
+    try:
+        record = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        batch.reject(offset, "invalid_json", str(error), raw, size)
+        return
+    if not isinstance(record, dict):
+        batch.reject(offset, "invalid_json", f"expected an object, got {type(record).__name__}", raw, size)
+        return
+    text = record.get(source.text)
+    if text is None:
+        detail = f"no field {source.text!r}; fields: {', '.join(list(record)[:10])}"
+        batch.reject(offset, "missing_text", detail, raw, size)
+    elif not isinstance(text, str):
+        detail = f"field {source.text!r} is {type(text).__name__}"
+        batch.reject(offset, "text_not_string", detail, raw, size)
+    elif not text.strip():
+        batch.reject(offset, "empty", "", raw, size)
+    else:
+        doc_id = _doc_id(record.get(source.id) if source.id else None, piece, offset)
+        batch.accept(doc_id, offset, text, len(text.encode()), size)
+
+
+def _doc_id(value: object, piece: InputRange, offset: int) -> str:
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return f"{piece.file}:{offset}"
+
+
+def _lines(piece: InputRange, max_record_bytes: int) -> Iterator[tuple[int, bytes, int, str]]:
+    """(offset, line with its end, bytes, problem) of every line from the first that starts in the range on.
+
+    Goes on past the range's end; the caller stops. Of a line that is too long only the beginning is kept. With
+    the problem `damaged_file` the line is the error's message and no more lines follow.
+    """
+    with _open(piece) as stream:
+        position = piece.begin
+        tail = b""
+        dropped = 0  # bytes of an over-long line that were not kept
+        if piece.begin > 0:
+            # The line under the first byte started before, unless the byte ahead of it is a line's end.
+            position -= 1
+        skip_first = piece.begin > 0
+        while True:
+            try:
+                data = stream.read(_READ_BYTES)
+            except OSError as error:
+                yield position, str(error).encode(), len(tail) + dropped, "damaged_file"
+                return
+            if not data:
+                break
+            if position == 0 and not tail and not dropped and data.startswith(_BOM):
+                yield 0, b"", len(_BOM), ""
+                position, data = len(_BOM), data[len(_BOM) :]
+            lines = (tail + data).split(b"\n")
+            tail = lines.pop()
+            for line in lines:
+                size = dropped + len(line) + 1
+                if skip_first:
+                    skip_first = False
+                elif size > max_record_bytes:
+                    yield position, line, size, "too_long"
+                else:
+                    yield position, line + b"\n", size, ""
+                position += size
+                dropped = 0
+            if len(tail) > max_record_bytes:
+                dropped += len(tail) - _EXCERPT_BYTES
+                tail = tail[:_EXCERPT_BYTES]
+        if (tail or dropped) and not skip_first:
+            size = dropped + len(tail)
+            yield position, tail, size, "too_long" if size > max_record_bytes else ""
+
+
+def _open(piece: InputRange) -> pa.NativeFile:
+    place = Location(piece.uri)
+    if piece.compression:
+        return place.open_stream(piece.compression)
+    file = place.open_input()
+    file.seek(max(piece.begin - 1, 0))
+    return file
+
+
+def _ends(piece: InputRange, offset: int) -> bool:
+    return piece.compression is None and offset >= piece.end
+
+
+def _single_lines(piece: InputRange, max_record_bytes: int) -> Iterator[tuple[int, bytes, int, str]]:
+    """One record a line, without its line end."""
+    for offset, line, size, problem in _lines(piece, max_record_bytes):
+        if _ends(piece, offset):
+            return
+        yield offset, line.rstrip(b"\r\n"), size, problem
+
+
+def _paragraphs(piece: InputRange, max_record_bytes: int) -> Iterator[tuple[int, bytes, int, str]]:
+    """One record a run of lines between blank lines.
+
+    A document belongs to the range that holds the last blank line before it (the first document of a file: to
+    the first range), which both neighbours can tell without reading back.
+    """
+    mine = piece.begin == 0
+    start, size, problem = 0, 0, ""
+    held: list[bytes] = []
+    for offset, line, line_size, line_problem in _lines(piece, max_record_bytes):
+        blank = not line_problem and not line.strip()
+        if blank or line_problem == "damaged_file":
+            if held:
+                yield start, b"".join(held).rstrip(b"\r\n"), size, problem
+                held, size, problem = [], 0, ""
+            if line_problem:
+                yield offset, line, line_size, line_problem
+            elif _ends(piece, offset):
+                return
+            else:
+                mine = True
+                yield offset, b"", line_size, ""
+            continue
+        if not mine:
+            continue
+        if not held:
+            start = offset
+        size += line_size
+        if line_problem or size > max_record_bytes:
+            problem = "too_long"
+            held = held[:1] or [line[:_EXCERPT_BYTES]]
+        else:
+            held.append(line)
+    if held:
+        yield start, b"".join(held).rstrip(b"\r\n"), size, problem
+
+
+def _rows_of_a_batch(parquet: pq.ParquetFile, piece: InputRange) -> int:
+    groups = [parquet.metadata.row_group(g) for g in range(piece.begin, piece.end)]
+    size = sum(g.total_byte_size for g in groups) / max(1, sum(g.num_rows for g in groups))
+    return int(min(4096, max(1, BATCH_BYTES / max(size, 1))))
+
+
+def _read_parquet(piece: InputRange, source: Source, max_record_bytes: int) -> Iterator[Records]:
+    parquet = open_parquet(piece.uri, source)
+    row = sum(parquet.metadata.row_group(g).num_rows for g in range(piece.begin))
+    columns = [source.text] + ([source.id] if source.id else [])
+    try:
+        for arrow in parquet.iter_batches(
+            batch_size=_rows_of_a_batch(parquet, piece),
+            row_groups=range(piece.begin, piece.end),
+            columns=columns,
+            use_threads=False,
+        ):
+            batch = Records()
+            texts = arrow.column(source.text).cast(pa.large_binary()).to_pylist()
+            ids = arrow.column(source.id).to_pylist() if source.id else [None] * len(texts)
+            for raw, doc_id in zip(texts, ids, strict=True):
+                if raw is None:
+                    batch.reject(row, "missing_text", f"column {source.text!r} is null", b"", 0)
+                elif len(raw) > max_record_bytes:
+                    batch.reject(row, "too_long", f"{len(raw)} bytes, limit {max_record_bytes}", raw, len(raw))
+                else:
+                    _add_text(batch, _doc_id(doc_id, piece, row), row, raw, len(raw))
+                row += 1
+            yield batch
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            "A Parquet input is damaged",
+            where=f"source {source.name!r}, {piece.uri}, about row {row}",
+            got=str(error),
+            remedy="Replace the file, or leave it out of `files`",
+        ) from error

@@ -1,0 +1,302 @@
+"""Tokenizes an input range into one part of the token store for each split.
+
+`tokenize_range` is a pure function of (range, tokenizer, options) but for the files it commits: the parts, the
+rejects, then the sidecars that say the range is done. The Beam side only deals out ranges.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tokenizers import Tokenizer
+
+from schemas.fingerprint import fingerprint
+from schemas.job import Source
+from schemas.keys import document_keys, validation_mask
+from schemas.storage import HashingSink, Location, atomic_output
+from schemas.store import (
+    CHUNK_TOKENS,
+    SPLITS,
+    InputRange,
+    PartSidecar,
+    Split,
+    part_location,
+    rejects_location,
+    sidecar_location,
+)
+from schemas.tables import FORMAT_VERSION, REJECTS, TOKEN_STORE, parquet_options
+from transforms.ragged import Ragged, concatenate
+from transforms.read import Records, Reject, read_records
+from transforms.vocabulary import load_tokenizer
+
+_EXACT_LENGTHS = 8192
+"""Document lengths up to this are counted exactly in a sidecar, longer ones to three digits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizeOptions:
+    """What, beside the range, a part's bytes depend on."""
+
+    store: str
+    """URI of the token store."""
+    source: Source
+    tokenizer_uri: str
+    tokenizer_sha256: str
+    validation: float
+    """Share of documents in the validation split."""
+    max_record_bytes: int
+
+
+def range_fingerprint(piece: InputRange, options: TokenizeOptions) -> str:
+    """What a range's parts are made from; a sidecar with another fingerprint is stale."""
+    return fingerprint(
+        {
+            "format_version": FORMAT_VERSION,
+            "chunk_tokens": CHUNK_TOKENS,
+            "tokenizer": options.tokenizer_sha256,
+            "validation": options.validation,
+            "max_record_bytes": options.max_record_bytes,
+            "text": options.source.text,
+            "id": options.source.id,
+            "range": piece.model_dump(exclude={"uri", "cost_bytes", "part"}),
+        }
+    )
+
+
+def finished_range(piece: InputRange, options: TokenizeOptions) -> dict[Split, PartSidecar] | None:
+    """The sidecars of a range that is done and still matches; None if there is work to do."""
+    store, wanted = Location(options.store), range_fingerprint(piece, options)
+    found: dict[Split, PartSidecar] = {}
+    for split in SPLITS:
+        try:
+            data = sidecar_location(store, piece.source, split, piece.part).read_bytes()
+            sidecar = PartSidecar.model_validate_json(data)
+        except (FileNotFoundError, ValueError):
+            return None  # never begun, or a sidecar of another version
+        if sidecar.fingerprint != wanted:
+            return None
+        if sidecar.size_bytes:
+            info = part_location(store, piece.source, split, piece.part).info()
+            if info is None or info.size_bytes != sidecar.size_bytes:
+                return None
+        found[split] = sidecar
+    return found
+
+
+def encode_batch(tokenizer: Tokenizer, texts: list[str]) -> Ragged:
+    """Ids of texts without special tokens, int32 flat."""
+    encodings = [e.ids for e in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+    lengths = np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings))
+    flat = np.fromiter(chain.from_iterable(encodings), dtype=np.int32, count=int(lengths.sum()))
+    return Ragged.from_lengths(flat, lengths)
+
+
+@functools.lru_cache(maxsize=4)
+def _tokenizer(uri: str, sha256: str) -> Tokenizer:
+    """One load a process; the digest is part of the key so that a replaced file is seen."""
+    return load_tokenizer(Location(uri).read_bytes(), where=uri)
+
+
+@dataclass
+class _PartWriter:
+    """Writes one split's part chunk by chunk; a chunk closes at the first document that fills it."""
+
+    place: Location
+    stack: contextlib.ExitStack
+    keys: list[npt.NDArray[np.uint64]] = field(default_factory=list)
+    ids: list[Ragged] = field(default_factory=list)
+    doc_ids: list[str] = field(default_factory=list)
+    pending_tokens: int = 0
+    chunks: list[tuple[int, int]] = field(default_factory=list)
+    lengths: Counter[int] = field(default_factory=Counter)
+    text_bytes: int = 0
+    sink: HashingSink | None = None
+    writer: pq.ParquetWriter | None = None
+
+    def add(self, keys: npt.NDArray[np.uint64], ids: Ragged, doc_ids: list[str], text_bytes: int) -> None:
+        self.keys.append(keys)
+        self.ids.append(ids)
+        self.doc_ids += doc_ids
+        self.text_bytes += text_bytes
+        self.pending_tokens += len(ids.flat)
+        if self.pending_tokens >= CHUNK_TOKENS:
+            self._flush(final=False)
+
+    def close(self) -> None:
+        self._flush(final=True)
+        if self.writer is not None:
+            self.writer.close()
+
+    def _flush(self, *, final: bool) -> None:
+        ids, keys = concatenate(self.ids, np.int32), np.concatenate([*self.keys, np.zeros(0, np.uint64)])
+        begin = 0
+        while True:
+            # A chunk ends with the document that brings it to CHUNK_TOKENS, whatever the batches were.
+            stop = int(np.searchsorted(ids.offsets, ids.offsets[begin] + CHUNK_TOKENS, side="left"))
+            if stop > len(ids):
+                break
+            self._write(ids, keys, begin, stop)
+            begin = stop
+        if final and begin < len(ids):
+            self._write(ids, keys, begin, len(ids))
+            begin = len(ids)
+        rest = Ragged(ids.flat[ids.offsets[begin] :], ids.offsets[begin:] - ids.offsets[begin])
+        self.ids, self.keys, self.doc_ids = [rest], [keys[begin:]], self.doc_ids[begin:]
+        self.pending_tokens = len(rest.flat)
+
+    def _write(self, ids: Ragged, keys: npt.NDArray[np.uint64], begin: int, stop: int) -> None:
+        chunk = Ragged(
+            ids.flat[ids.offsets[begin] : ids.offsets[stop]], ids.offsets[begin : stop + 1] - ids.offsets[begin]
+        )
+        if self.writer is None:
+            self.sink = self.stack.enter_context(atomic_output(self.place))
+            self.writer = pq.ParquetWriter(
+                pa.PythonFile(self.sink, mode="w"), TOKEN_STORE, **parquet_options(TOKEN_STORE)
+            )
+            self.stack.callback(self.writer.close)  # before the sink closes, also after an error
+        table = pa.table([keys[begin:stop], self.doc_ids[begin:stop], chunk.to_arrow(pa.int32())], schema=TOKEN_STORE)
+        self.writer.write_table(table, row_group_size=table.num_rows)
+        self.chunks.append((stop - begin, len(chunk.flat)))
+        lengths = chunk.lengths
+        scale = 10 ** np.maximum(0, np.floor(np.log10(lengths)).astype(np.int64) - 2)
+        rounded = np.where(lengths <= _EXACT_LENGTHS, lengths, lengths // scale * scale)
+        self.lengths.update(dict(zip(*(a.tolist() for a in np.unique(rounded, return_counts=True)), strict=True)))
+
+
+def tokenize_range(piece: InputRange, options: TokenizeOptions) -> dict[Split, PartSidecar]:
+    """Tokenize one range into the store, unless that is done already.
+
+    Returns:
+      The sidecars, one a split.
+
+    Raises:
+      DataError: the input cannot be read.
+      RequestError: the store cannot be written.
+    """
+    if done := finished_range(piece, options):
+        return done
+    store, wanted = Location(options.store), range_fingerprint(piece, options)
+    places = {s: part_location(store, piece.source, s, piece.part) for s in SPLITS}
+    # Sidecars go first: a stale one must not vouch for a part that is being replaced.
+    for split in SPLITS:
+        sidecar_location(store, piece.source, split, piece.part).remove()
+    totals = _Totals()
+    with contextlib.ExitStack() as stack:
+        writers = {s: _PartWriter(places[s], stack) for s in SPLITS}
+        for batch in _tokenized(piece, options, totals):
+            for split, (keys, ids, doc_ids, text_bytes) in batch.items():
+                writers[split].add(keys, ids, doc_ids, text_bytes)
+        for writer in writers.values():
+            writer.close()
+    _write_rejects(rejects_location(store, piece.source, piece.part), piece, totals.rejects)
+    sidecars: dict[Split, PartSidecar] = {}
+    for split in reversed(SPLITS):
+        part = writers[split]
+        sidecars[split] = PartSidecar(
+            fingerprint=wanted,
+            source=piece.source,
+            split=split,
+            part=piece.part,
+            file=piece.file,
+            begin=piece.begin,
+            documents=sum(d for d, _ in part.chunks),
+            tokens=sum(t for _, t in part.chunks),
+            text_bytes=part.text_bytes,
+            size_bytes=part.sink.size_bytes if part.sink else 0,
+            sha256=part.sink.sha256 if part.sink else "",
+            chunks=part.chunks,
+            lengths=sorted(part.lengths.items()),
+            **(totals.of_range() if split == "train" else {}),
+        )
+        if part.sink is None:
+            places[split].remove()
+        data = orjson.dumps(sidecars[split].model_dump())
+        sidecar_location(store, piece.source, split, piece.part).write_bytes(data)
+    return sidecars
+
+
+@dataclass
+class _Totals:
+    """What a range's batches add up to."""
+
+    rejects: list[Reject] = field(default_factory=list)
+    records: int = 0
+    read_bytes: int = 0
+    format_bytes: int = 0
+
+    def of_range(self) -> dict[str, Any]:
+        rejected, rejected_bytes = Counter[str](), Counter[str]()
+        for reject in self.rejects:
+            rejected[reject.reason] += 1
+            rejected_bytes[reject.reason] += reject.size_bytes
+        return {
+            "range_bytes_read": self.read_bytes,
+            "range_records": self.records,
+            "format_bytes": self.format_bytes,
+            "rejected": dict(sorted(rejected.items())),
+            "rejected_bytes": dict(sorted(rejected_bytes.items())),
+        }
+
+
+_Batch = dict[Split, tuple[npt.NDArray[np.uint64], Ragged, list[str], int]]
+
+
+def _tokenized(piece: InputRange, options: TokenizeOptions, totals: _Totals) -> Iterator[_Batch]:
+    """Each batch of the range's documents by split, as (keys, ids, document ids, text bytes)."""
+    tokenizer = _tokenizer(options.tokenizer_uri, options.tokenizer_sha256)
+    for records in read_records(piece, options.source, options.max_record_bytes):
+        totals.records += len(records.ids) + len(records.rejects)
+        totals.read_bytes += records.read_bytes
+        totals.format_bytes += records.format_bytes
+        totals.rejects += records.rejects
+        if records.ids:
+            yield _tokenize_records(tokenizer, records, options, totals)
+
+
+def _tokenize_records(tokenizer: Tokenizer, records: Records, options: TokenizeOptions, totals: _Totals) -> _Batch:
+    ids = encode_batch(tokenizer, records.texts)
+    keys = document_keys(options.source.name, records.ids)
+    sizes = np.fromiter((len(t.encode()) for t in records.texts), dtype=np.int64, count=len(records.texts))
+    has_tokens = ids.lengths > 0
+    for i in np.flatnonzero(~has_tokens).tolist():
+        # Say, a text of control characters only, which BERT's normalizer drops.
+        excerpt = records.texts[i][:200]
+        totals.rejects.append(Reject(records.offsets[i], "no_tokens", records.ids[i], int(sizes[i]), excerpt))
+    held_out = validation_mask(keys, options.validation)
+    batch: _Batch = {}
+    for split, wanted in (("train", ~held_out), ("validation", held_out)):
+        rows = np.flatnonzero(wanted & has_tokens)
+        if len(rows):
+            batch[split] = keys[rows], ids.take(rows), [records.ids[i] for i in rows.tolist()], int(sizes[rows].sum())  # type: ignore[index]
+    return batch
+
+
+def _write_rejects(place: Location, piece: InputRange, rejects: list[Reject]) -> None:
+    if not rejects:
+        place.remove()
+        return
+    table = pa.table(
+        {
+            "source": [piece.source] * len(rejects),
+            "file": [piece.file] * len(rejects),
+            "offset": [r.offset for r in rejects],
+            "reason": [r.reason for r in rejects],
+            "detail": [r.detail for r in rejects],
+            "size_bytes": [r.size_bytes for r in rejects],
+            "excerpt": [r.excerpt for r in rejects],
+        },
+        schema=REJECTS,
+    )
+    with atomic_output(place) as sink:
+        pq.write_table(table, pa.PythonFile(sink, mode="w"), compression="zstd")
