@@ -39,8 +39,9 @@ def dataset_card(manifest: Manifest) -> str:
         f"# {manifest.name}",
         "",
         f"{totals.rows:,} finished `{manifest.objective['kind']}` examples, "
-        f"{format_count(totals.corpus_tokens)} corpus tokens in {totals.shards} shards, {format_bytes(totals.bytes)}. Made by shardmill "
-        f"{manifest.shardmill_version}; fingerprint `{manifest.fingerprint}`, plan `{manifest.plan_fingerprint}`.",
+        f"{format_count(totals.corpus_tokens)} corpus tokens in {totals.shards} shards, "
+        f"{format_bytes(totals.bytes)}. Made by shardmill {manifest.shardmill_version}; "
+        f"fingerprint `{manifest.fingerprint}`, plan `{manifest.plan_fingerprint}`.",
         "",
         "| source | share | tokens available | tokens used | passes | documents |",
         "|---|---:|---:|---:|---:|---:|",

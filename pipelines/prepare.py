@@ -30,7 +30,7 @@ def prepare(run: Run) -> int:
       DataError: the data is bad.
     """
     began = time.monotonic()
-    run.check_objective()
+    run.check()
     manifest = finished_manifest(run)
     if manifest is None:
         run.say(f"[bold]{escape(run.job.name)}[/] → {escape(str(run.output))}  [dim]fingerprint {run.fingerprint}[/]")
@@ -45,7 +45,7 @@ def prepare(run: Run) -> int:
 
 def tokenize_only(run: Run) -> int:
     """The `tokenize` command: tokenizer and token store."""
-    run.check_objective()
+    run.check()
     with run.lock():
         run.store.remove_temporaries()
         tokenize(run, ensure_tokenizer(run))
@@ -66,7 +66,7 @@ def materialize_only(run: Run) -> int:
     Raises:
       RequestError: the token store is not complete.
     """
-    run.check_objective()
+    run.check()
     if finished_manifest(run) is not None:
         run.say(f"{escape(str(run.output))} is finished and matches the job; nothing to do")
         return 0

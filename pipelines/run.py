@@ -118,12 +118,17 @@ class Run:
         """Of the input files as they are now, modification times included."""
         return fingerprint({n: [(f.file, f.size_bytes, f.mtime_ns) for f in fs] for n, fs in self.inputs.items()})
 
-    def check_objective(self) -> None:
-        """Refuse what the objective cannot do, before any data moves.
+    def check(self) -> None:
+        """Refuse what cannot be done, before any data moves or any file is written.
 
         Raises:
-          RequestError: the tokenizer lacks a token, or a length is too short.
+          RequestError: the tokenizer lacks a token, a length is too short, an input is missing or lacks a column.
+          DataError: a Parquet input cannot be opened.
         """
+        self._check_objective()
+        _ = self.ranges
+
+    def _check_objective(self) -> None:
         names = {str(r): t for r, t in self.job.tokenizer.special_tokens.items()}
         if self.tokenizer_file is not None:
             vocabulary = read_vocabulary(self.tokenizer_file, names, where=str(self.job.tokenizer.file))

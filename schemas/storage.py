@@ -2,7 +2,7 @@
 
 A finished file appears whole or not at all: locally it is written under a temporary name in the same
 directory, flushed to disk and renamed; an object store's put is atomic by itself. Temporary names look like
-`.NAME.PID.tmp` and are safe to delete whenever no job runs.
+`.NAME.HOST-PID.tmp`; the next run removes those of dead processes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import pyarrow.fs as pafs
 from schemas.errors import RequestError
 
 _REMOTE = re.compile(r"^(s3|gs|gcs)://")
-_TEMPORARY = re.compile(r"^\..+\.[0-9a-zA-Z-]+-\d+\.tmp$")
+_TEMPORARY = re.compile(r"^\..+\.([0-9a-zA-Z]+)-(\d+)\.tmp$")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _DENIED = {errno.EROFS, errno.EACCES, errno.EPERM}
 
@@ -179,16 +179,31 @@ class Location:
             sink.write(data)
 
     def remove_temporaries(self) -> int:
-        """Delete what killed writers left anywhere below this local directory; returns how many."""
+        """Delete what killed writers of this machine left below this local directory; returns how many files."""
         if not self.is_local:
             return 0
         removed = 0
         for folder, _, names in os.walk(self.uri):
             for name in names:
-                if _TEMPORARY.match(name):
+                match = _TEMPORARY.match(name)
+                if match and match.group(1) == _host() and not _alive(int(match.group(2))):
                     os.unlink(os.path.join(folder, name))
                     removed += 1
         return removed
+
+
+def _host() -> str:
+    return re.sub(r"[^0-9a-zA-Z]", "", socket.gethostname()) or "host"
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _file_info(place: Location, found: pafs.FileInfo) -> FileInfo:
@@ -242,8 +257,7 @@ def atomic_output(place: Location, check: Any = None) -> Iterator[HashingSink]:
         with place_errors(place), place.fs.open_output_stream(place.path) as inner:
             yield HashingSink(inner)
         return
-    host = re.sub(r"[^0-9a-zA-Z]", "", socket.gethostname()) or "host"
-    temporary = Location(f"{place.parent.uri}/.{place.name}.{host}-{os.getpid()}.tmp")
+    temporary = Location(f"{place.parent.uri}/.{place.name}.{_host()}-{os.getpid()}.tmp")
     with place_errors(place):
         os.makedirs(place.parent.uri, exist_ok=True)
         try:

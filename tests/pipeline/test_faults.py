@@ -1,0 +1,91 @@
+"""kill -9 at any moment, then the same command: the same bytes, and nothing left over."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from small_jobs import Shardmill, digests, job_for, shard_digests, write_job
+
+COMMAND = [sys.executable, "-m", "pipelines.cli", "prepare"]
+
+
+def _start(job: Path) -> subprocess.Popen[bytes]:
+    nowhere = subprocess.DEVNULL
+    return subprocess.Popen(
+        [*COMMAND, str(job), "--direct_num_workers=2"], stdout=nowhere, stderr=nowhere, start_new_session=True
+    )
+
+
+def _kill_tree(process: subprocess.Popen[bytes]) -> None:
+    parent = psutil.Process(process.pid)
+    for victim in [*parent.children(recursive=True), parent]:
+        try:
+            os.kill(victim.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue  # it ended by itself between the listing and the signal
+    process.wait()
+
+
+def _wait_for_files(folder: Path, count: int, process: subprocess.Popen[bytes]) -> None:
+    """Until the run has left this many files, so that the kill hits a chosen phase on a machine of any speed."""
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        if sum(1 for p in folder.rglob("*") if p.is_file()) >= count:
+            return
+        time.sleep(0.002)
+
+
+def test_kill_9_of_the_whole_tree_at_five_moments_then_a_rerun_gives_the_same_bytes(
+    corpus: Path, shardmill: Shardmill
+) -> None:
+    good = write_job(corpus.parent, job_for(corpus, output="good"), "good.yaml")
+    shardmill("prepare", good, "--direct_num_workers=1")
+    files = len(digests(corpus.parent / "good"))
+    job = write_job(corpus.parent, job_for(corpus, output="killed"), "killed.yaml")
+    out = corpus.parent / "killed"
+    draw = random.Random(time.time_ns())
+    moments = sorted(draw.randrange(1, files) for _ in range(5))
+    killed = 0
+    for moment in moments:
+        process = _start(job)
+        _wait_for_files(out, moment, process)
+        if process.poll() is None:
+            time.sleep(draw.random() * 0.05)
+            _kill_tree(process)
+            killed += 1
+    assert killed >= 3, f"too fast to kill at {moments} files"
+    shardmill("prepare", job, "--direct_num_workers=2")
+    assert shard_digests(out) == shard_digests(corpus.parent / "good"), moments
+    assert not list(out.rglob("*.tmp"))
+    shardmill("verify", out)
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_said_so_and_the_run_goes_on(corpus: Path, shardmill: Shardmill) -> None:
+    """Fails if a killed worker hangs the run, or if the message is Beam's own."""
+    job = write_job(corpus.parent, job_for(corpus))
+    process = subprocess.Popen(
+        [*COMMAND, str(job), "--direct_num_workers=2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    workers: list[psutil.Process] = []
+    while not workers and time.monotonic() < deadline and process.poll() is None:
+        children = psutil.Process(process.pid).children(recursive=True)
+        workers = [c for c in children if "sdk_worker_main" in " ".join(c.cmdline()) and "python" in c.name()]
+        time.sleep(0.01)
+    assert workers
+    workers[-1].kill()
+    _, errors = process.communicate(timeout=120)
+    if process.returncode:  # a worker killed before it had work may be no loss at all
+        assert process.returncode == 1
+        assert "A worker process died" in errors
+        assert "Traceback" not in errors
+    shardmill("prepare", job, "--direct_num_workers=1")
