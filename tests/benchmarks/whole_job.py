@@ -33,10 +33,9 @@ def sources(corpus: Path) -> list[dict[str, object]]:
 
 def read_texts(job: Path) -> list[str]:
     """Every document of the job, as the pipeline reads it."""
+    from schemas.jobfile import load_job
     from transforms.inputs import cut_ranges, find_inputs
     from transforms.read import read_records
-
-    from schemas.jobfile import load_job
 
     loaded = load_job(str(job))
     texts: list[str] = []
@@ -122,7 +121,7 @@ def main() -> None:
     texts = read_texts(path)
     size = sum(len(t.encode()) for t in texts) / 1e6
     print(
-        f"{len(texts)} documents, {size:.1f} MB of text, {options.workers} cores, {options.model}, {options.objective}"
+        f"{len(texts)} documents, {size:.1f} MB of text, {options.workers} cores, {options.model}, {job['objective']}"
     )
     ratios, peaks, text = [], {}, ""
     for i in range(options.repeat):

@@ -1,0 +1,177 @@
+"""A builder of small, valid datasets straight from `schemas`, so that these tests need no pipeline."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+
+from schemas.ledger import Ledger
+from schemas.manifest import Manifest, TokenizerRecord, Totals
+from schemas.tables import EXAMPLES, FINGERPRINT_KEY, SHARDS, parquet_options
+
+torch.set_num_threads(1)
+
+FINGERPRINT = "0123456789abcdef" * 2
+SPECIAL_IDS = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+FIRST_TEXT_ID = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardSpec:
+    """One shard to write."""
+
+    stage: int
+    length: int
+    rows: int
+    split: str = "train"
+    row_group_rows: int = 4
+
+
+# Two stages, three lengths, several shards, short last row groups, one bucket of a single row.
+SPECS = (
+    ShardSpec(stage=0, length=8, rows=11),
+    ShardSpec(stage=0, length=8, rows=9),
+    ShardSpec(stage=0, length=16, rows=10),
+    ShardSpec(stage=1, length=16, rows=23),
+    ShardSpec(stage=1, length=32, rows=1),
+    ShardSpec(stage=0, length=16, rows=6, split="validation"),
+    ShardSpec(stage=0, length=32, rows=3, split="validation"),
+)
+
+Tokens = Callable[[np.random.Generator, int], np.ndarray]
+
+
+def uniform_tokens(vocab_size: int) -> Tokens:
+    return lambda rng, n: rng.integers(FIRST_TEXT_ID, vocab_size, n)
+
+
+def write_dataset(
+    root: Path,
+    *,
+    objective: str = "causal",
+    specs: tuple[ShardSpec, ...] = SPECS,
+    vocab_size: int = 1000,
+    tokens: Tokens | None = None,
+    seed: int = 0,
+    full_rows: bool = False,
+    name: str = "tiny",
+    special_ids: dict[str, int] | None = None,
+) -> Path:
+    """Write a dataset. Row r of the whole dataset begins with the id `FIRST_TEXT_ID + r`, which names it."""
+    rng = np.random.default_rng(seed)
+    tokens = tokens or uniform_tokens(vocab_size)
+    index: list[dict[str, Any]] = []
+    row = 0
+    for number, spec in enumerate(specs):
+        lengths = rng.integers(spec.length // 2 + 1, spec.length + 1, spec.rows)
+        if full_rows:
+            lengths[:] = spec.length
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        ids = tokens(rng, int(offsets[-1])).astype(np.int32)
+        names = FIRST_TEXT_ID + row + np.arange(spec.rows)
+        if names[-1] < vocab_size:
+            ids[offsets[:-1]] = names
+        ones = np.arange(spec.rows + 1, dtype=np.int32)
+        columns: dict[str, Any] = {
+            "length": pa.array(lengths.astype(np.int32)),
+            "source": pa.array(["books", "web"] * spec.rows)[: spec.rows].dictionary_encode(),
+            "doc_keys": pa.ListArray.from_arrays(ones, pa.array((row + ones[:-1]).astype(np.uint64))),
+            "doc_offsets": pa.ListArray.from_arrays(ones, pa.array(np.zeros(spec.rows, np.int64))),
+            "doc_lengths": pa.ListArray.from_arrays(ones, pa.array(lengths.astype(np.int32))),
+            "copy": pa.array(np.zeros(spec.rows, np.int32)),
+        }
+        if objective == "mlm":
+            masked = rng.random(len(ids)) < 0.15
+            masked[offsets[:-1]] = False
+            masked[offsets[1:] - 1] = True
+            counts = np.add.reduceat(masked.astype(np.int32), offsets[:-1])
+            ends = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+            (at,) = np.nonzero(masked)
+            positions = (at - np.repeat(offsets[:-1], counts)).astype(np.int32)
+            columns["mask_positions"] = pa.ListArray.from_arrays(ends, pa.array(positions))
+            columns["mask_labels"] = pa.ListArray.from_arrays(ends, pa.array(ids[at]))
+            ids = np.where(masked, SPECIAL_IDS["mask"], ids).astype(np.int32)
+        columns["input_ids"] = pa.ListArray.from_arrays(offsets, pa.array(ids))
+        schema = EXAMPLES[objective]
+        table = pa.table([columns[n].cast(schema.field(n).type) for n in schema.names], schema=schema)
+        table = table.replace_schema_metadata({FINGERPRINT_KEY: FINGERPRINT})
+        path = f"data/split={spec.split}/stage={spec.stage}/length={spec.length}/{number:05d}.parquet"
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, root / path, row_group_size=spec.row_group_rows, **parquet_options(schema))
+        data = (root / path).read_bytes()
+        index.append(
+            {
+                "path": path,
+                "split": spec.split,
+                "stage": spec.stage,
+                "length": spec.length,
+                "block": number,
+                "rows": spec.rows,
+                "row_group_rows": spec.row_group_rows,
+                "tokens": int(lengths.sum()),
+                "corpus_tokens": int(lengths.sum()),
+                "bytes": len(data),
+                "sha256": hashlib.sha256(data).hexdigest(),
+                "source_tokens": [("books", int(lengths.sum()))],
+            }
+        )
+        row += spec.rows
+    pq.write_table(pa.Table.from_pylist(index, schema=SHARDS), root / "shards.parquet")
+    total = sum(r["tokens"] for r in index)
+    manifest = Manifest(
+        name=name,
+        fingerprint=FINGERPRINT,
+        plan_fingerprint=FINGERPRINT,
+        shardmill_version="0",
+        job={},
+        tokenizer=TokenizerRecord(
+            sha256="",
+            vocab_size=vocab_size,
+            special_ids=SPECIAL_IDS if special_ids is None else special_ids,
+            special_token_ids=[0, 1, 2, 3, 4],
+        ),
+        objective={"kind": objective},
+        sources=[],
+        stages=[],
+        lengths=[],
+        inputs=[],
+        ledger=Ledger(entries=[]),
+        totals=Totals(rows=row, tokens=total, corpus_tokens=total, shards=len(index), bytes=0),
+    )
+    vocabulary = {f"[{role.upper()}]": i for role, i in SPECIAL_IDS.items()}
+    vocabulary |= {f"w{i}": i for i in range(len(vocabulary), vocab_size)}
+    Tokenizer(WordLevel(vocabulary, unk_token="[UNK]")).save(str(root / "tokenizer.json"))
+    (root / "manifest.json").write_bytes(manifest.to_json())
+    return root
+
+
+def example_names(batch: dict[str, torch.Tensor]) -> list[int]:
+    """First ids of a batch's examples, padding rows left out; they name the rows of a dataset."""
+    return batch["input_ids"][batch["row_weight"] > 0, 0].tolist()
+
+
+def train_names(specs: tuple[ShardSpec, ...] = SPECS) -> list[int]:
+    """Names of all rows of the train split, which `SPECS` puts first."""
+    rows = sum(s.rows for s in specs if s.split == "train")
+    return [FIRST_TEXT_ID + row for row in range(rows)]
+
+
+@pytest.fixture(scope="session")
+def causal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("causal"), objective="causal")
+
+
+@pytest.fixture(scope="session")
+def mlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("mlm"), objective="mlm")
