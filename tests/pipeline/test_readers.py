@@ -58,9 +58,9 @@ def test_duckdb_polars_arrow_and_datasets_read_the_same_rows(dataset: Path, tmp_
 def test_the_hive_length_is_the_bucket_and_the_column_is_the_rows_own(dataset: Path) -> None:
     files = f"{dataset}/data/**/*.parquet"
     own = f"select count(*) from read_parquet('{files}', hive_partitioning=false) where length != len(input_ids)"
-    assert duckdb.sql(own).fetchone() == (0,)
+    assert duckdb.sql(own).fetchall() == [(0,)]
     bucket = f"select count(*) from read_parquet('{files}', hive_partitioning=true) where length < len(input_ids)"
-    assert duckdb.sql(bucket).fetchone() == (0,)
+    assert duckdb.sql(bucket).fetchall() == [(0,)]
 
 
 def test_the_index_agrees_with_the_footers(dataset: Path) -> None:
