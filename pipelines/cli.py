@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from schemas.errors import RequestError, ShardmillError, did_you_mean
+from schemas.version import shardmill_version
 
 Command = Callable[[argparse.Namespace, tuple[str, ...], Console], int]
 
@@ -54,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("--version", action="version", version=f"shardmill {shardmill_version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
 
     def add(name: str, run: Command, text: str, example: str, *, beam: bool = False) -> argparse.ArgumentParser:
@@ -127,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         errors.print("\nstopped; run the same command again to go on", highlight=False)
         return 130
     except BrokenPipeError:
-        sys.stdout = None  # type: ignore[assignment]  # the reader has gone; nothing more can be said
+        sys.stdout = None  # the reader has gone; nothing more can be said
         return 0
     except Exception as error:
         if debug:
@@ -168,12 +169,6 @@ def _check_beam_options(options: argparse.Namespace, rest: list[str]) -> None:
             got=bad,
             remedy=did_you_mean(bad, known).capitalize() if known else "",
         )
-
-
-def _version() -> str:
-    from pipelines.finish import shardmill_version
-
-    return f"shardmill {shardmill_version()}"
 
 
 def _load(options: argparse.Namespace, beam_args: tuple[str, ...], console: Console):  # type: ignore[no-untyped-def]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,6 +28,7 @@ from schemas.plan import Plan
 from schemas.storage import Location, atomic_output
 from schemas.store import SPLITS, PartSidecar, rejects_location
 from schemas.tables import SHARDS
+from schemas.version import shardmill_version
 from transforms.materialize import BlockCommit
 from transforms.vocabulary import Vocabulary
 
@@ -176,7 +177,7 @@ def _manifest(
     )
 
 
-def _lengths(rows: list[dict]) -> list[LengthRecord]:  # type: ignore[type-arg]
+def _lengths(rows: list[dict[str, Any]]) -> list[LengthRecord]:
     count: Counter[tuple[str, int, int]] = Counter()
     tokens: Counter[tuple[str, int, int]] = Counter()
     for row in rows:
@@ -273,11 +274,3 @@ def _ledger(run: Run, plan: Plan, sidecars: Sidecars, commits: list[BlockCommit]
 def _block_places(plan: Plan) -> dict[int, tuple[str, int]]:
     columns = (plan.table[c].to_pylist() for c in ("block", "split", "stage"))
     return {block: (split, stage) for block, split, stage in zip(*columns, strict=True)}
-
-
-def shardmill_version() -> str:
-    """The installed version."""
-    try:
-        return version("shardmill")
-    except PackageNotFoundError:
-        return "unknown"

@@ -13,6 +13,7 @@ import sysconfig
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pyarrow as pa
@@ -133,8 +134,9 @@ def _write_topics(place: Location, _: list[tuple[str, str]]) -> int:
 def _write_packages(place: Location, _: list[tuple[str, str]]) -> int:
     described = {}
     for package in importlib.metadata.distributions():
-        text = package.metadata.get_payload() or package.metadata["Description"]
-        name = package.metadata["Name"]
+        metadata: Any = package.metadata
+        text = metadata.get_payload() or metadata["Description"]
+        name = metadata["Name"]
         if name and isinstance(text, str) and len(text.strip()) > 200:
             described[name] = text.encode("utf-8", "replace").decode()
     rows = [orjson.dumps({"id": name, "text": text}) for name, text in sorted(described.items())]

@@ -18,7 +18,7 @@ from schemas.plan import Plan, StagePlan, write_plan
 from transforms.estimate import estimate_source
 from transforms.mixture import effective_tokens, mix
 from transforms.objectives import builder_for
-from transforms.planner import block_ends, block_tokens_for, chunks_of, make_plan
+from transforms.planner import block_tokens_for, chunks_of, make_plan
 from transforms.vocabulary import Vocabulary, future_vocabulary, read_vocabulary
 
 
@@ -67,7 +67,7 @@ def preview(run: Run) -> dict[str, Any]:
     stages, notes = mix(run.job, {name: a.tokens for name, a in available.items()})
     block_tokens = block_tokens_for(run.job, sum(a.tokens for a in available.values()))
     total = sum(stage.total_tokens for stage in stages)
-    blocks = sum(len(next(iter(block_ends(s.tokens, block_tokens).values()))) for s in stages if s.tokens)
+    blocks = sum(max(1, -(-stage.total_tokens // block_tokens)) for stage in stages)
     sources = []
     for source in run.job.sources:
         tokens = sum(stage.tokens.get(source.name, 0) for stage in stages)

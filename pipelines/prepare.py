@@ -7,6 +7,7 @@ import time
 
 from rich.markup import escape
 
+from pipelines.audit import audit_dataset, audit_is_current, write_audit
 from pipelines.finish import finish, source_contents
 from pipelines.materialize import materialize
 from pipelines.plan import plan
@@ -36,7 +37,7 @@ def prepare(run: Run) -> int:
         run.say(f"[bold]{escape(run.job.name)}[/] → {escape(str(run.output))}  [dim]fingerprint {run.fingerprint}[/]")
         with run.lock():
             manifest = _build(run)
-    elif _audit_is_current(run.output):
+    elif audit_is_current(run.output):
         run.say(f"{escape(str(run.output))} is finished and matches the job; nothing to do")
         return 0 if _summary(run, manifest, began) else 1
     _audit(run)
@@ -153,15 +154,7 @@ def _refusal(run: Run, what: str, got: str) -> RequestError:
     )
 
 
-def _audit_is_current(place):
-    from pipelines.audit import audit_is_current
-
-    return audit_is_current(place)
-
-
 def _audit(run: Run) -> None:
-    from pipelines.audit import audit_dataset, write_audit
-
     began = time.monotonic()
     with run.console.status("  auditing the shards"):
         result = audit_dataset(run.output)

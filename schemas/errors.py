@@ -5,6 +5,7 @@ Not a place for programming errors: those stay ordinary exceptions and stop the 
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Iterable
@@ -17,7 +18,7 @@ def _sentence(text: str) -> str:
     return line if line.endswith(("?", "!")) else line.rstrip(".") + "."
 
 
-_WIRE = re.compile(r"\[\[shardmill:(\{.*?\})\]\]", re.DOTALL)
+_WIRE = re.compile(r"\[\[shardmill:([A-Za-z0-9_=-]+)\]\]")
 
 
 class ShardmillError(Exception):
@@ -53,9 +54,9 @@ class ShardmillError(Exception):
     def to_wire(self) -> str:
         """The error as text that survives a runner which keeps only the message of an exception."""
         fields = {k: getattr(self, k) for k in ("what", "where", "expected", "got", "remedy")}
-        # Brackets are escaped so that the closing marker cannot occur inside the payload.
-        payload = json.dumps({"class": type(self).__name__, **fields}).replace("]", "\\u005d")
-        return f"[[shardmill:{payload}]]"
+        payload = json.dumps({"class": type(self).__name__, **fields}).encode()
+        # Base64, since a runner may quote the message any number of times.
+        return f"[[shardmill:{base64.urlsafe_b64encode(payload).decode()}]]"
 
     def __str__(self) -> str:
         return self.paragraph()
@@ -75,16 +76,12 @@ class DataError(ShardmillError):
 
 def error_from_wire(text: str) -> ShardmillError | None:
     """Find the first wired error in a runner's message; None where there is none."""
-    # A runner may quote the message, so backslashes can be doubled once per hop.
-    for candidate in (text, text.replace("\\\\", "\\"), text.replace('\\"', '"').replace("\\\\", "\\")):
-        for match in _WIRE.finditer(candidate):
-            try:
-                fields = json.loads(match.group(1))
-            except json.JSONDecodeError:
-                continue
-            kind = RequestError if fields.pop("class") == "RequestError" else DataError
-            return kind(fields.pop("what"), **fields)
-    return None
+    match = _WIRE.search(text)
+    if match is None:
+        return None
+    fields = json.loads(base64.urlsafe_b64decode(match.group(1)))
+    kind = RequestError if fields.pop("class") == "RequestError" else DataError
+    return kind(fields.pop("what"), **fields)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -43,8 +44,8 @@ class StagePlan:
 
     name: str
     lengths: tuple[int, ...]
-    weights: dict[str, float]
-    """Normalised shares."""
+    shares: dict[str, Fraction]
+    """Exact shares of the stage's tokens, adding to one; only sources with a share."""
     tokens: dict[str, int]
     """Planned train tokens by source."""
 

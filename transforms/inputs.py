@@ -86,8 +86,9 @@ def _find(source: Source) -> list[InputFile]:
             _explain_nothing(source, place)
         found.update({m.uri: m for m in matches})
     infos = [found[uri] for uri in sorted(found)]
-    root = os.path.commonpath([os.path.dirname(i.uri) for i in infos])
-    return [_input_file(source, info, info.uri[len(root) :].lstrip("/")) for info in infos]
+    paths = [Location(i.uri).path for i in infos]
+    root = os.path.commonpath([os.path.dirname(path) for path in paths])
+    return [_input_file(source, i, path[len(root) :].lstrip("/")) for i, path in zip(infos, paths, strict=True)]
 
 
 def _explain_nothing(source: Source, place: Location) -> None:
@@ -150,7 +151,7 @@ def _cut(file: InputFile, source: Source, range_bytes: int) -> list[tuple[int, i
 
 def _cut_parquet(file: InputFile, source: Source, range_bytes: int) -> list[tuple[int, int, int]]:
     metadata = open_parquet(file.uri, source).metadata
-    leaf = next(i for i in range(metadata.num_columns) if metadata.schema.column(i).path.split(".")[0] == source.text)
+    leaf = next(i for i in range(metadata.num_columns) if metadata.schema.column(i).path == source.text)
     sizes = [metadata.row_group(g).column(leaf).total_uncompressed_size for g in range(metadata.num_row_groups)]
     cuts, begin, total = [], 0, 0
     for group, size in enumerate(sizes):

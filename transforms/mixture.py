@@ -98,7 +98,12 @@ def mix(job: Job, available: dict[str, int]) -> tuple[list[StagePlan], list[str]
         StagePlan(
             name=stage.stage,
             lengths=tuple(stage.lengths),
-            weights={n: float(s) for n, s in w.items() if s},
+            # Counts are rounded shares; where a cap moved them, they are all there is to go by.
+            shares={
+                n: s
+                for n, s in (w if t == apportion(_total(t), w) else _normalise(_fractions(t))).items()
+                if s and t.get(n)
+            },
             tokens={n: c for n, c in t.items() if c},
         )
         for stage, w, t in zip(job.curriculum, weights, tokens, strict=True)
@@ -117,6 +122,10 @@ def effective_tokens(tokens: float, available: float) -> float:
 def _normalise(weights: dict[str, Fraction]) -> dict[str, Fraction]:
     total = sum(weights.values())
     return {n: w / total for n, w in weights.items()} if total else weights
+
+
+def _fractions(counts: dict[str, int]) -> dict[str, Fraction]:
+    return {name: Fraction(count) for name, count in counts.items()}
 
 
 def _budget(job: Job, available: dict[str, int]) -> int:

@@ -81,7 +81,7 @@ def make_plan(job: Job, train: dict[str, SourceChunks], validation: dict[str, So
     blocks = 0
     position = dict.fromkeys(train, 0)
     for number, stage in enumerate(stages):
-        ends = block_ends(stage.tokens, block_tokens)
+        ends = block_ends(stage.tokens, stage.shares, block_tokens)
         rows = [_slices(job.seed, train[n], position[n], position[n] + ends[n]) for n in sorted(ends)]
         blocks += _append(tables, rows, sorted(ends), "train", number, blocks)
         for name, end in ends.items():
@@ -89,7 +89,9 @@ def make_plan(job: Job, train: dict[str, SourceChunks], validation: dict[str, So
     used = {name for stage in stages for name in stage.tokens}
     held_out = {n: c.available_tokens for n, c in validation.items() if n in used and c.available_tokens}
     for number in range(len(stages) if held_out else 0):
-        ends = block_ends(held_out, block_tokens)
+        ends = block_ends(
+            held_out, {n: Fraction(t, sum(held_out.values())) for n, t in held_out.items()}, block_tokens
+        )
         rows = [_slices(job.seed, validation[n], 0, ends[n]) for n in sorted(ends)]
         blocks += _append(tables, rows, sorted(ends), "validation", number, blocks)
     if not held_out and job.splits.validation > 0:
@@ -104,8 +106,15 @@ def make_plan(job: Job, train: dict[str, SourceChunks], validation: dict[str, So
     )
 
 
-def block_ends(tokens: dict[str, int], block_tokens: int) -> dict[str, npt.NDArray[np.int64]]:
+def block_ends(
+    tokens: dict[str, int], shares: dict[str, Fraction], block_tokens: int
+) -> dict[str, npt.NDArray[np.int64]]:
     """Where each block ends in each source's interval, int64 [blocks], the last at the interval's end.
+
+    Args:
+      tokens: the stage's tokens by source.
+      shares: their exact shares, of which `tokens` are the rounded counts.
+      block_tokens: tokens of a block.
 
     Block b ends at floor(share · block_tokens · (b + 1)): any run of blocks holds every source's share to within
     one token, and the ends do not move when the stage grows.
@@ -114,9 +123,10 @@ def block_ends(tokens: dict[str, int], block_tokens: int) -> dict[str, npt.NDArr
     blocks = max(1, -(-total // block_tokens))
     ends = {}
     for name, count in tokens.items():
-        share = Fraction(count, total) * block_tokens
+        share = shares[name] * block_tokens
         ends[name] = np.array(
-            [share.numerator * b // share.denominator for b in range(1, blocks)] + [count], dtype=np.int64
+            [min(count, share.numerator * b // share.denominator) for b in range(1, blocks)] + [count],
+            dtype=np.int64,
         )
     return ends
 
@@ -166,7 +176,8 @@ def _append(
     tables: list[pa.Table], rows: list[_Slices], names: list[str], split: str, stage: int, first_block: int
 ) -> int:
     """Add a stage's table, sorted by block then source; returns its number of blocks."""
-    shard = np.concatenate([r.block for r in rows])
+    # Numbered without gaps: a block may be too small to hold a token of any source.
+    shard = np.unique(np.concatenate([r.block for r in rows]), return_inverse=True)[1]
     source = np.repeat(np.arange(len(rows)), [len(r.block) for r in rows])
     order = np.lexsort((source, shard))
 

@@ -1,0 +1,316 @@
+"""`shardmill audit`: measures the shards, judges every gate and writes the report. Wiring only.
+
+What is measured is in `transforms.statistics`, what is judged in `transforms.gates`, what it looks like in
+`pipelines.report`. The default runs in this process; given a `map_reduce`, the same functions run on an engine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from pipelines.engine import Engine
+from pipelines.progress import progress as show_progress
+from schemas.errors import RequestError
+from schemas.manifest import Manifest, TokenizerRecord, read_manifest, read_shards
+from schemas.storage import Location
+from transforms.gates import Evidence, Gate, evaluate, figures
+from transforms.statistics import Accumulator, AuditContext, shard_statistics
+from transforms.vocabulary import read_vocabulary
+
+AUDIT_VERSION = 1
+"""Of audit.json and of what the gates mean; a result of another version is not current."""
+
+MapReduce = Callable[[str, Sequence[int], Callable[[int], bytes], Callable[[bytes, bytes], bytes]], bytes]
+"""(label, items, map, merge) → the merged bytes of all items. Both functions are picklable; merge is associative and
+commutative."""
+
+
+@dataclass
+class ShardMapper:
+    """Index of a shard → its statistics as bytes. Small and picklable: only the place travels to a worker."""
+
+    dataset_uri: str
+
+    def __call__(self, index: int) -> bytes:
+        """The statistics of one shard, as `Accumulator.to_bytes`."""
+        return self.measure(index).to_bytes()
+
+    def measure(self, index: int) -> Accumulator:
+        """The statistics of one shard."""
+        return shard_statistics(
+            Location(self.dataset_uri), self._shards.slice(index, 1).to_pylist()[0], self._context
+        )
+
+    @cached_property
+    def _shards(self) -> Any:
+        return read_shards(Location(self.dataset_uri))
+
+    @cached_property
+    def _context(self) -> AuditContext:
+        return AuditContext.of(read_manifest(Location(self.dataset_uri)))
+
+    def __reduce__(self) -> tuple[type[ShardMapper], tuple[str]]:
+        return ShardMapper, (self.dataset_uri,)
+
+
+def merge_bytes(a: bytes, b: bytes) -> bytes:
+    """The statistics of both; associative and commutative to the byte."""
+    return Accumulator.from_bytes(a).merge(Accumulator.from_bytes(b)).to_bytes()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditResult:
+    """What an audit found."""
+
+    dataset: Location
+    manifest: Manifest
+    manifest_sha256: str
+    """Of manifest.json as it was read."""
+    statistics: Accumulator
+    gates: tuple[Gate, ...]
+    figures: dict[str, float]
+    """Every figure that a job may bound, by name in `schemas.gates.GATES`."""
+
+    @property
+    def passed(self) -> bool:
+        """True if every gate passed; an audit without gates passes nothing."""
+        return bool(self.gates) and all(gate.passed for gate in self.gates)
+
+    @property
+    def failed(self) -> list[Gate]:
+        """The gates that failed."""
+        return [gate for gate in self.gates if not gate.passed]
+
+    def verdict(self) -> str:
+        """The result in one sentence."""
+        totals = f"{self.statistics.total('rows'):,} rows in {self.statistics.shards['read']:,} shards"
+        if self.passed:
+            return f"{self.manifest.name} passes all {len(self.gates)} gates: {totals}."
+        names = ", ".join(gate.name for gate in self.failed)
+        return f"{self.manifest.name} fails {len(self.failed)} of {len(self.gates)} gates ({names}): {totals}."
+
+    def to_json(self) -> bytes:
+        """`audit.json`: verdict, gates, figures, statistics, and what they are of."""
+        return (
+            json.dumps(
+                {
+                    "audit_version": AUDIT_VERSION,
+                    "passed": self.passed,
+                    "verdict": self.verdict(),
+                    "name": self.manifest.name,
+                    "fingerprint": self.manifest.fingerprint,
+                    "plan_fingerprint": self.manifest.plan_fingerprint,
+                    "manifest_sha256": self.manifest_sha256,
+                    "gates": [gate.to_json() for gate in self.gates],
+                    "figures": self.figures,
+                    "statistics": self.statistics.extract(),
+                },
+                indent=1,
+                ensure_ascii=False,
+            )
+            + "\n"
+        ).encode()
+
+    def to_junit(self) -> bytes:
+        """The gates as JUnit XML, one test case each."""
+        suite = ElementTree.Element(
+            "testsuite", name=f"shardmill audit {self.manifest.name}", tests=str(len(self.gates))
+        )
+        suite.set("failures", str(len(self.failed)))
+        for gate in self.gates:
+            case = ElementTree.SubElement(suite, "testcase", classname="shardmill.audit", name=gate.name)
+            if not gate.passed:
+                message = f"expected {gate.expected}; observed {gate.observed}; bound {gate.bound}"
+                failure = ElementTree.SubElement(case, "failure", message=message)
+                failure.text = f"worst shard: {gate.worst_shard or 'none stands out'}\nlook with: {gate.command}"
+        return bytes(ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True))
+
+
+def audit_dataset(
+    dataset: Location,
+    *,
+    map_reduce: MapReduce | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> AuditResult:
+    """Measure every shard and judge every gate; writes nothing.
+
+    Args:
+      dataset: the dataset's directory.
+      map_reduce: runs the work elsewhere, say on Beam; by default it runs here, one shard at a time.
+      progress: called with (shards done, shards) when it runs here.
+
+    Raises:
+      RequestError: there is no finished dataset at that place.
+      DataError: the manifest or the index of shards is damaged. Damaged shards are found by gates instead.
+    """
+    raw = _manifest_bytes(dataset)
+    manifest = read_manifest(dataset)
+    context = AuditContext.of(manifest)
+    count = read_shards(dataset).num_rows
+    mapper = ShardMapper(dataset.uri)
+    found = Accumulator.create()
+    if map_reduce is not None and count:
+        found = Accumulator.from_bytes(map_reduce("AuditShards", range(count), mapper, merge_bytes))
+    elif map_reduce is None:
+        for index in range(count):
+            found = found.merge(mapper.measure(index))
+            if progress is not None:
+                progress(index + 1, count)
+    evidence = Evidence(
+        found=found,
+        manifest=manifest,
+        context=context,
+        tokenizer=_tokenizer_record(dataset, manifest),
+        index_shards=count,
+    )
+    return AuditResult(
+        dataset=dataset,
+        manifest=manifest,
+        manifest_sha256=hashlib.sha256(raw).hexdigest(),
+        statistics=found,
+        gates=tuple(evaluate(evidence)),
+        figures=figures(found, manifest),
+    )
+
+
+def map_reduce_on(engine: Engine, dataset: Location) -> MapReduce:
+    """The `map_reduce` of an engine, on any runner; the result passes through a file that is removed again."""
+
+    def map_reduce(
+        label: str,
+        items: Sequence[int],
+        work: Callable[[int], bytes],
+        merge: Callable[[bytes, bytes], bytes],
+    ) -> bytes:
+        sizes = read_shards(dataset)["bytes"].to_pylist()
+        place = dataset / "audit" / "statistics.json"
+        engine.map_reduce(label, items, [sizes[i] for i in items], work, merge, place.uri)
+        try:
+            return place.read_bytes()
+        finally:
+            place.remove()
+
+    return map_reduce
+
+
+def write_audit(
+    result: AuditResult,
+    dataset: Location | None = None,
+    *,
+    html: Location | None = None,
+    json: Location | None = None,
+    junit: Location | None = None,
+) -> dict[str, Location]:
+    """Write report.html, audit.json and junit.xml; audit.json last, since it vouches for the others.
+
+    Args:
+      result: of `audit_dataset`.
+      dataset: whose `audit` directory they go to; by default the audited one's.
+      html: another place for the report.
+      json: another place for audit.json.
+      junit: another place for the JUnit file.
+
+    Returns:
+      Where each was written, by `html`, `junit` and `json`.
+    """
+    from pipelines.report import render_report
+
+    folder = (dataset or result.dataset) / "audit"
+    places = {
+        "html": html or folder / "report.html",
+        "junit": junit or folder / "junit.xml",
+        "json": json or folder / "audit.json",
+    }
+    places["html"].write_bytes(render_report(result))
+    places["junit"].write_bytes(result.to_junit())
+    places["json"].write_bytes(result.to_json())
+    return places
+
+
+def audit_is_current(dataset: Location) -> bool:
+    """True if `<dataset>/audit/audit.json` is of this manifest and of this version, whatever its verdict."""
+    try:
+        found = json.loads((dataset / "audit" / "audit.json").read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False  # never audited, or a file of somebody else
+    if not isinstance(found, dict):
+        return False
+    manifest = read_manifest(dataset)
+    return (
+        found.get("audit_version") == AUDIT_VERSION
+        and found.get("manifest_sha256") == hashlib.sha256(_manifest_bytes(dataset)).hexdigest()
+        and found.get("fingerprint") == manifest.fingerprint
+        and found.get("plan_fingerprint") == manifest.plan_fingerprint
+    )
+
+
+def audit_command(
+    dataset: str,
+    console: Console,
+    *,
+    html: str | None = None,
+    json: str | None = None,
+    junit: str | None = None,
+    map_reduce: MapReduce | None = None,
+) -> int:
+    """Audit, write the reports and say what was found; 0 if every gate passed, else 1."""
+    place = Location.of(dataset)
+    done = 0
+
+    def count(finished: int, _: int) -> None:
+        nonlocal done
+        done = finished
+
+    read_manifest(place)  # what is wrong with the place is said before a bar is shown
+    shards = read_shards(place).num_rows
+    with show_progress(console, "audit", "shards", shards, lambda: done):
+        result = audit_dataset(place, map_reduce=map_reduce, progress=count)
+    written = write_audit(
+        result,
+        html=Location.of(html) if html else None,
+        json=Location.of(json) if json else None,
+        junit=Location.of(junit) if junit else None,
+    )
+    for gate in result.gates:
+        mark = "[green]pass[/]" if gate.passed else "[bold red]FAIL[/]"
+        console.print(f"{mark} {gate.name:<22} {escape(gate.observed)}", highlight=False)
+        if not gate.passed:
+            details = [("expected", gate.expected), ("bound", gate.bound), ("worst shard", gate.worst_shard)]
+            details.append(("look", gate.command.replace("DATASET", str(place))))
+            for label, text in details:
+                if text:
+                    console.print(f"       {label}: {escape(text)}", highlight=False)
+    colour = "green" if result.passed else "red"
+    console.print(f"[bold {colour}]{escape(result.verdict())}[/]", highlight=False)
+    console.print(f"report: {written['html']}", highlight=False)
+    return 0 if result.passed else 1
+
+
+def _manifest_bytes(dataset: Location) -> bytes:
+    """The bytes of manifest.json, empty where there is none: `read_manifest` then says what is wrong."""
+    place = dataset / "manifest.json"
+    return place.read_bytes() if place.info() else b""
+
+
+def _tokenizer_record(dataset: Location, manifest: Manifest) -> TokenizerRecord | None:
+    """The facts of the dataset's tokenizer.json; None where it cannot be read or lacks a token of the job."""
+    names = {str(r): str(t) for r, t in manifest.job.get("tokenizer", {}).get("special_tokens", {}).items()}
+    try:
+        vocabulary = read_vocabulary((dataset / "tokenizer.json").read_bytes(), names)
+    except (FileNotFoundError, IsADirectoryError, RequestError):
+        return None  # a gate says so
+    return TokenizerRecord(
+        sha256=vocabulary.sha256,
+        vocab_size=vocabulary.size,
+        special_ids=vocabulary.special_ids,
+        special_token_ids=vocabulary.special_token_ids,
+    )
