@@ -7,7 +7,7 @@ import time
 
 from rich.markup import escape
 
-from pipelines.audit import audit_dataset, audit_is_current, write_audit
+from pipelines.audit import audit_dataset, audit_is_current, map_reduce_on, write_audit
 from pipelines.finish import finish, source_contents
 from pipelines.materialize import materialize
 from pipelines.plan import plan
@@ -18,6 +18,9 @@ from schemas.counts import format_bytes, format_count
 from schemas.errors import RequestError
 from schemas.manifest import Manifest, read_manifest, read_shards
 from transforms.vocabulary import Vocabulary
+
+_AUDIT_HERE_TOKENS = 2**27
+"""A smaller local dataset is audited in this process: it takes seconds, and starting workers takes as long."""
 
 
 def prepare(run: Run) -> int:
@@ -156,8 +159,9 @@ def _refusal(run: Run, what: str, got: str) -> RequestError:
 
 def _audit(run: Run) -> None:
     began = time.monotonic()
+    small = run.engine.is_local and read_manifest(run.output).totals.tokens < _AUDIT_HERE_TOKENS
     with run.console.status("  auditing the shards"):
-        result = audit_dataset(run.output)
+        result = audit_dataset(run.output, map_reduce=None if small else map_reduce_on(run.engine, run.output))
         write_audit(result, run.output)
     failed = [g for g in result.gates if not g.passed]
     verdict = (

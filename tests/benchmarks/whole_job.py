@@ -15,12 +15,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
-import psutil
 import yaml
+from same_bytes import PeakMemory, finish, start
 
 TEXT_FIELDS = {"code.jsonl.gz": "content"}
 
@@ -59,34 +58,11 @@ def encode_alone(tokenizer_file: Path, texts: list[str]) -> float:
 
 def run_job(job: Path, workers: int) -> tuple[float, str, dict[str, int]]:
     """(seconds, what it printed, largest resident bytes by kind of process) of `shardmill prepare`."""
-    command = [sys.executable, "-m", "pipelines.cli", "prepare", str(job), f"--direct_num_workers={workers}"]
     began = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    peaks: dict[str, int] = {}
-    stop = threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(0.05):
-            try:
-                main = psutil.Process(process.pid)
-                for p in [main, *main.children(recursive=True)]:
-                    # VmHWM is the kernel's own high-water mark, so a short peak between two looks is not missed.
-                    status = Path(f"/proc/{p.pid}/status").read_text()
-                    peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
-                    kind = "launcher" if p.pid == process.pid else "worker"
-                    peaks[kind] = max(peaks.get(kind, 0), peak * 1024)
-            except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError, StopIteration):
-                continue  # a process ended between the listing and the look
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    text, _ = process.communicate()
-    seconds = time.perf_counter() - began
-    stop.set()
-    watcher.join()
-    if process.returncode:
-        raise SystemExit(text)
-    return seconds, text, peaks
+    process = start(job, f"--direct_num_workers={workers}")
+    memory = PeakMemory(process.pid)
+    text = finish(process)
+    return time.perf_counter() - began, text, memory.stop()
 
 
 def main() -> None:

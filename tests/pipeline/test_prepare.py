@@ -317,3 +317,79 @@ def test_a_plan_needs_no_data_where_tokens_are_given(tmp_path: Path, shardmill: 
     assert [s["available_tokens"] for s in report["sources"]] == [410 * 10**9, 67 * 10**9]
     assert sum(s["tokens"] for s in report["sources"]) == 300 * 10**9
     assert "only be planned" in shardmill("prepare", path, expect=2)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_audit_on_beam_finds_what_the_audit_here_finds(
+    job: Path, shardmill: Shardmill, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """Fails if statistics depend on where and in which pieces they were gathered."""
+    shardmill("prepare", job, ONE)
+    audit = job.parent / "out" / "audit"
+    here = (audit / "audit.json").read_bytes()
+    (audit / "audit.json").unlink()
+    monkeypatch.setattr("pipelines.prepare._AUDIT_HERE_TOKENS", 0)
+    shardmill("prepare", job, f"--direct_num_workers={workers}")
+    assert (audit / "audit.json").read_bytes() == here
+    assert sorted(p.name for p in audit.iterdir()) == ["audit.json", "junit.xml", "report.html"]
+
+
+@pytest.mark.parametrize("model", ["bpe", "unigram"])
+def test_every_model_of_tokenizer_makes_a_dataset_that_passes(
+    corpus: Path, tmp_path: Path, shardmill: Shardmill, model: str
+) -> None:
+    train = {"model": model, "vocab_size": 600, "sample_bytes": "100kB"}
+    job = job_for(corpus, tokenizer={"train": train}, objective={"kind": "mlm", "whole_word": True})
+    assert "gates pass" in shardmill("prepare", write_job(tmp_path, job), ONE)
+    assert "[MASK=" in shardmill("show", tmp_path / "out")
+    shardmill("verify", tmp_path / "out")
+
+
+def test_odd_documents_survive_the_whole_way(tmp_path: Path, shardmill: Shardmill) -> None:
+    """Documents of one character, control characters, emoji, special tokens' names, very long words and lines."""
+    texts = [
+        "a",
+        "\u0000\u0001x",
+        "🙂" * 300,
+        "[MASK] [CLS] <extra_id_0> [SEP]",
+        "w" * 5000,
+        "e\u0301" * 50,
+        "　全角　",
+    ]
+    texts += [
+        "\n".join(["line"] * 500),
+        "tab\tand\rreturn",
+        "\u202eright to left",
+        "٣٤٥",
+        "a" * 70 + " " * 5000 + "b",
+    ]
+    rows = [{"id": str(i), "text": t} for i, t in enumerate(texts * 3)] + documents("usual", 60, 40)
+    write_jsonl(tmp_path / "odd.jsonl", rows)
+    for kind in ("mlm", "causal"):
+        job = job_for(
+            tmp_path, sources=[{"name": "odd", "files": "odd.jsonl"}], output=kind, objective={"kind": kind}
+        )
+        job["budget"] = {"epochs": 2}
+        shardmill("prepare", write_job(tmp_path, job), ONE)
+        special = set(manifest_of(tmp_path / kind)["tokenizer"]["special_token_ids"])
+        for row in shards_of(tmp_path / kind).to_pylist():
+            assert not set(row.get("mask_labels", [])) & special
+        entries = manifest_of(tmp_path / kind)["ledger"]["entries"]
+        assert all(e["read"] == e["out"] + sum(e["losses"].values()) for e in entries)
+
+
+def test_archives_of_several_members_are_read_to_the_end(tmp_path: Path, shardmill: Shardmill) -> None:
+    """Fails if a .gz, .zst or .bz2 that was written in appended pieces loses all but the first."""
+    rows = documents("pieces", 60, 30)
+    sources = []
+    for suffix in (".gz", ".zst", ".bz2"):
+        whole = b""
+        for i in range(3):
+            write_jsonl(tmp_path / f"piece.jsonl{suffix}", rows[i * 20 : i * 20 + 20])
+            whole += (tmp_path / f"piece.jsonl{suffix}").read_bytes()
+        (tmp_path / f"piece.jsonl{suffix}").unlink()
+        (tmp_path / f"all{suffix[1:]}.jsonl{suffix}").write_bytes(whole)
+        sources.append({"name": suffix[1:], "files": f"all{suffix[1:]}.jsonl{suffix}"})
+    shardmill("prepare", write_job(tmp_path, job_for(tmp_path, sources=sources, budget={"epochs": 1})), ONE)
+    entries = manifest_of(tmp_path / "out")["ledger"]["entries"]
+    assert [e["out"] for e in entries if e["unit"] == "records"] == [60, 60, 60]

@@ -44,6 +44,11 @@ def test_duckdb_polars_arrow_and_datasets_read_the_same_rows(dataset: Path, tmp_
 
     assert ds.dataset(dataset / "data", partitioning="hive").count_rows() == sum(n for n, _ in expected.values())
 
+    index = polars.read_parquet(dataset / "shards.parquet")
+    assert index["rows"].sum() == sum(n for n, _ in expected.values())
+    planned = duckdb.sql(f"select sum(token_end - token_begin) from '{dataset}/plan.parquet' where split = 'train'")
+    assert planned.fetchall() == [(60_000,)]
+
     import datasets
 
     rows = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "hf"))

@@ -1,0 +1,58 @@
+"""`shardmill show`: prints decoded, coloured examples."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.text import Text
+
+from pipelines.show.examples import Example, Span, pick_examples
+from schemas.storage import Location
+
+_STYLES = {
+    "text": "",
+    "special": "dim",
+    "boundary": "dim italic",
+    "mask": "bold red",
+    "random": "bold yellow",
+    "kept": "bold green",
+    "rest": "dim italic",
+}
+
+
+def show(
+    dataset: Location,
+    n: int = 3,
+    split: str = "train",
+    stage: int | str | None = None,
+    length: int | None = None,
+    console: Console | None = None,
+) -> None:
+    """Print examples, the same ones every time, spread over shards, sources and lengths.
+
+    Args:
+      dataset: the dataset's directory.
+      n: how many.
+      split: `train` or `validation`.
+      stage: number or name; all stages by default.
+      length: bucket; all by default.
+      console: where to print.
+
+    Raises:
+      RequestError: there is no such split, stage or length, or no dataset.
+      DataError: a shard cannot be read.
+    """
+    console = console or Console(soft_wrap=True)
+    examples = pick_examples(dataset, n=n, split=split, stage=stage, length=length)
+    for example in examples:
+        console.print(Text(example.header(), style="bold"))
+        console.print(Text(f"{example.path}, row {example.row}", style="dim"))
+        console.print(Text.assemble(*((span.text, _STYLES[span.kind]) for span in example.spans)))
+        console.print()
+    kinds = {span.kind for example in examples for span in example.spans}
+    if kinds & {"mask", "random", "kept"}:
+        legend = Text("[MASK=x] masked, x is the label", style=_STYLES["mask"])
+        legend.append(" · ").append("[x→y] x is the label, y is shown", style=_STYLES["random"])
+        console.print(legend.append(" · ").append("[kept x] predicted, shown as it is", style=_STYLES["kept"]))
+
+
+__all__ = ["Example", "Span", "pick_examples", "show"]

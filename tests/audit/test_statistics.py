@@ -1,0 +1,151 @@
+"""Merging gives the same statistics in any order; figures are those a plain loop finds."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.audit import ShardMapper, merge_bytes
+from schemas.manifest import read_manifest, read_shards
+from schemas.storage import Location
+from transforms.statistics import FIXED_POINT, POSITION_BINS, Accumulator, Group, HashSample, Measures
+
+_HASHES = st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 20), max_size=30)
+
+
+def sample_of(values: list[int], limit: int = 8) -> HashSample:
+    sample = HashSample.create(limit)
+    sample.add(np.array(values, np.uint64))
+    return sample
+
+
+@settings(max_examples=100, deadline=None)
+@given(_HASHES, _HASHES, _HASHES)
+def test_samples_merge_associatively_and_commutatively_beyond_their_limit(
+    a: list[int], b: list[int], c: list[int]
+) -> None:
+    x, y, z = sample_of(a), sample_of(b), sample_of(c)
+    expected = sample_of(a + b + c).to_json()
+    assert x.merge(y).merge(z).to_json() == x.merge(y.merge(z)).to_json() == expected
+    assert z.merge(x).merge(y).to_json() == expected
+    assert HashSample.from_json(expected).to_json() == expected
+
+
+@given(_HASHES)
+def test_a_sample_within_its_limit_is_exact(values: list[int]) -> None:
+    sample = sample_of(values, limit=100)
+    assert sample.level == 0
+    assert dict(zip(sample.hashes.tolist(), sample.counts.tolist(), strict=True)) == Counter(values)
+    assert sample.repeated == len(values) - len(set(values))
+
+
+def test_merging_does_not_change_what_is_merged() -> None:
+    x, y = sample_of([1, 2, 3]), sample_of([3, 4])
+    before = x.to_json(), y.to_json()
+    x.merge(y)
+    assert (x.to_json(), y.to_json()) == before
+
+
+_WORDS = st.sampled_from(["books", "code"])
+_COUNTS = st.dictionaries(st.sampled_from(["rows", "tokens", "wrong_split"]), st.integers(1, 10**12), max_size=3)
+
+
+@st.composite
+def accumulators(draw: st.DrawFn) -> Accumulator:
+    found = Accumulator.create()
+    for _ in range(draw(st.integers(0, 3))):
+        group = Group(draw(st.sampled_from(["train", "validation"])), draw(st.integers(0, 1)), 128, draw(_WORDS))
+        bins = draw(st.lists(st.integers(0, 10**15), min_size=3, max_size=3))
+        found.add(
+            group, Measures(Counter(draw(_COUNTS)), {"longest_row": draw(st.integers(0, 99))}, {"length": bins})
+        )
+    for path in draw(st.lists(st.sampled_from([f"{i:05d}" for i in range(40)]), max_size=30)):
+        found.add_problem(draw(st.sampled_from(["missing", "unreadable"])), path, "gone")
+        found.add_worst("padding_share", draw(st.sampled_from([0.1, 0.2])), path)
+    found.add_hashes("rows/train", np.array(draw(_HASHES), np.uint64))
+    return found
+
+
+@settings(max_examples=100, deadline=None)
+@given(accumulators(), accumulators(), accumulators())
+def test_accumulators_merge_associatively_and_commutatively_to_the_byte(
+    a: Accumulator, b: Accumulator, c: Accumulator
+) -> None:
+    expected = a.merge(b).merge(c).to_bytes()
+    assert a.merge(b.merge(c)).to_bytes() == expected
+    assert c.merge(b).merge(a).to_bytes() == expected
+    assert merge_bytes(merge_bytes(c.to_bytes(), a.to_bytes()), b.to_bytes()) == expected
+    assert Accumulator.create().merge(a).to_bytes() == a.to_bytes()
+
+
+def test_any_split_into_bundles_gives_the_same_bytes(mlm_dataset: Location) -> None:
+    mapper = ShardMapper(mlm_dataset.uri)
+    parts = [mapper(i) for i in range(read_shards(mlm_dataset).num_rows)]
+    one_by_one = parts[0]
+    for part in parts[1:]:
+        one_by_one = merge_bytes(one_by_one, part)
+    rng = np.random.default_rng(0)
+    while len(parts) > 1:
+        i, j = rng.choice(len(parts), 2, replace=False).tolist()
+        merged = merge_bytes(parts[i], parts[j])
+        parts = [p for k, p in enumerate(parts) if k not in (i, j)] + [merged]
+    assert parts[0] == one_by_one
+
+
+@pytest.mark.parametrize("fixture", ["mlm_dataset", "causal_dataset"])
+def test_figures_are_those_a_plain_loop_finds(fixture: str, request: pytest.FixtureRequest) -> None:
+    import pyarrow.parquet as pq
+
+    dataset: Location = request.getfixturevalue(fixture)
+    manifest = read_manifest(dataset)
+    special, roles = set(manifest.tokenizer.special_token_ids), manifest.tokenizer.special_ids
+    shard = read_shards(dataset).to_pylist()[3]
+    found = Accumulator.from_bytes(ShardMapper(dataset.uri)(3))
+    rows = pq.read_table((dataset / shard["path"]).uri, partitioning=None).to_pylist()
+    for source in {r["source"] for r in rows}:
+        mine = [r for r in rows if r["source"] == source]
+        ids = [i for r in mine for i in r["input_ids"]]
+        counted = {
+            "rows": len(mine),
+            "tokens": len(ids),
+            "corpus_tokens": sum(sum(r["doc_lengths"]) for r in mine),
+            "pieces": sum(len(r["doc_keys"]) for r in mine),
+            "unknown_tokens": ids.count(roles["unk"]),
+            "special_tokens": sum(i in special for i in ids),
+        }
+        if fixture == "mlm_dataset":
+            shown = [
+                (r["input_ids"][p], label)
+                for r in mine
+                for p, label in zip(r["mask_positions"], r["mask_labels"], strict=True)
+            ]
+            counted |= {
+                "masked": len(shown),
+                "shown_mask": sum(s == roles["mask"] for s, _ in shown),
+                "shown_unchanged": sum(s == label for s, label in shown),
+                "shown_random": sum(s not in (label, roles["mask"]) for s, label in shown),
+            }
+            expected = [0.0] * POSITION_BINS
+            observed = [0] * POSITION_BINS
+            for r in mine:
+                restored = list(r["input_ids"])
+                for p, label in zip(r["mask_positions"], r["mask_labels"], strict=True):
+                    restored[p] = label
+                    observed[p * POSITION_BINS // len(restored)] += 1
+                places = [p for p, i in enumerate(restored) if i not in special]
+                for p in places:
+                    expected[p * POSITION_BINS // len(restored)] += len(r["mask_positions"]) / len(places)
+            assert found.histogram("mask_position", source=source) == observed
+            fixed = [x / FIXED_POINT for x in found.histogram("mask_position_expected", source=source)]
+            assert fixed == pytest.approx(expected, abs=1e-5)
+        else:
+            counted["eos_tokens"] = ids.count(roles["eos"])
+        for figure, count in counted.items():
+            assert found.total(figure, source=source) == count, figure
+        assert sum(found.histogram("length", source=source)) == len(mine)
+        longest = max(o + n for r in mine for o, n in zip(r["doc_offsets"], r["doc_lengths"], strict=True))
+        assert found.greatest("longest_document", source=source) == longest

@@ -1,0 +1,248 @@
+"""Small valid datasets, built from the objectives and schemas alone, and a way to spoil them.
+
+`make_dataset` builds rows, lets the caller change them, and only then writes shards, index and manifest. So a change
+that keeps counts leaves all bookkeeping right, and only the gate of the broken law can see it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.pre_tokenizers import Whitespace
+
+from schemas.job import Job
+from schemas.keys import document_keys, validation_mask
+from schemas.ledger import Entry, Ledger
+from schemas.manifest import (
+    LengthRecord,
+    Manifest,
+    SourceRecord,
+    StageRecord,
+    TokenizerRecord,
+    Totals,
+)
+from schemas.objectives import Causal, Mlm
+from schemas.storage import Location, atomic_output
+from schemas.tables import SHARDS
+from transforms.objectives import builder_for
+from transforms.objectives.base import Documents
+from transforms.ragged import Ragged
+from transforms.shards import ShardName, bucket_tables, write_shard
+from transforms.vocabulary import Vocabulary, read_vocabulary
+
+SOURCES = {"books": 260, "code": 240}
+"""Documents by source."""
+STAGES = {"short": [16, 32, 64], "long": [64, 128]}
+FINGERPRINT = "f" * 32
+
+Tables = dict[tuple[str, int, int, int], pa.Table]
+"""By (split, stage, length, block) the rows of a shard."""
+
+
+def tokenizer_bytes() -> bytes:
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[BOS]", "[EOS]"]
+    syllables = [a + b for a in "bdfgklmnprst" for b in ("a", "e", "i", "o", "u")]
+    words = [x + y for x in syllables for y in syllables[:8]]
+    vocab = {t: i for i, t in enumerate([*specials, *words, *(f"##{s}" for s in syllables)])}
+    tokenizer = Tokenizer(WordPiece(vocab, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.add_special_tokens(specials)
+    return tokenizer.to_str().encode()
+
+
+def make_documents(source: str, vocabulary: Vocabulary, seed: int, count: int) -> tuple[Ragged, np.ndarray]:
+    rng = np.random.default_rng([seed, len(source)])
+    lengths = np.clip(rng.lognormal(3.9, 0.9, count), 1, 600).astype(np.int64)
+    ids = vocabulary.text_ids[rng.integers(0, len(vocabulary.text_ids), lengths.sum())].astype(np.int32)
+    ids[rng.random(len(ids)) < 0.01] = vocabulary.special_ids["unk"]
+    return Ragged.from_lengths(ids, lengths), document_keys(source, [f"{source}-{i}" for i in range(count)])
+
+
+class Spoiled:
+    """What a sabotage may change before the dataset is written."""
+
+    def __init__(self, tables: Tables, vocabulary: Vocabulary) -> None:
+        self.tables, self.vocabulary = tables, vocabulary
+
+    def columns(self, key: tuple[str, int, int, int]) -> dict[str, list[Any]]:
+        return {name: self.tables[key][name].to_pylist() for name in self.tables[key].column_names}
+
+    def put(self, key: tuple[str, int, int, int], columns: dict[str, list[Any]]) -> None:
+        schema = self.tables[key].schema
+        arrays = [pa.array(columns[f.name], f.type) for f in schema]
+        self.tables[key] = pa.Table.from_arrays(arrays, schema=schema)
+
+    def first(self, split: str = "train") -> tuple[str, int, int, int]:
+        return min(k for k in self.tables if k[0] == split)
+
+
+def make_dataset(
+    root: Path,
+    objective: Mlm | Causal | None = None,
+    seed: int = 0,
+    spoil: Callable[[Spoiled], None] | None = None,
+    gates: dict[str, Any] | None = None,
+    second_pass: bool = True,
+) -> Location:
+    """Two sources, two stages, two blocks a stage, a second pass over one source, and validation rows."""
+    objective = objective or Mlm()
+    data = tokenizer_bytes()
+    vocabulary = read_vocabulary(data)
+    job = Job.model_validate(
+        {
+            "name": "tiny",
+            "seed": seed,
+            "output": "out/tiny",
+            "tokenizer": {"file": "tokenizer.json"},
+            "sources": [{"name": n, "files": [f"{n}.txt"]} for n in SOURCES],
+            "splits": {"validation": 0.1},
+            "objective": objective.model_dump(),
+            "curriculum": [{"stage": n, "lengths": lengths} for n, lengths in STAGES.items()],
+            "gates": gates or {},
+        }
+    )
+    builder = builder_for(objective, vocabulary)
+    parts: dict[tuple[str, int, int], list[pa.Table]] = defaultdict(list)
+    planned: Counter[tuple[str, int, str]] = Counter()
+    available: dict[str, tuple[int, int]] = {}
+    for source, count in SOURCES.items():
+        ids, keys = make_documents(source, vocabulary, seed, count)
+        held_out = validation_mask(keys, job.splits.validation)
+        train, rest = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+        available[source] = (int(ids.lengths[train].sum()), len(train))
+        half = len(train) // 2
+        pieces = [("train", 0, train[:half], 0), ("train", 1, train[half:], 0)]
+        pieces += [("train", 1, train[:half], 1)] * (second_pass and source == "code")
+        pieces += [("validation", stage, rest, 0) for stage in range(len(STAGES))]
+        for split, stage, chosen, copy in pieces:
+            longest = list(STAGES.values())[stage][-1]
+            planned[(split, stage, source)] += int(ids.lengths[chosen].sum())
+            for block, part in enumerate(np.array_split(chosen, 2)):
+                documents = Documents(ids=ids.take(part), keys=keys[part], copy=copy)
+                examples = builder.build(documents, longest=longest, seed=seed)
+                parts[(split, stage, block)].append(examples.to_table(objective.kind, source))
+    tables: Tables = {}
+    for (split, stage, block), found in parts.items():
+        table = pa.concat_tables(found).unify_dictionaries().combine_chunks()
+        for length, rows in bucket_tables(table, list(STAGES.values())[stage], seed):
+            tables[(split, stage, length, block)] = rows
+    if spoil is not None:
+        spoil(Spoiled(tables, vocabulary))
+    dataset = Location.of(root)
+    rows = [
+        {**write_shard(dataset, ShardName(split=s, stage=k, length=n, shard=b), table, FINGERPRINT), "block": b}
+        for (s, k, n, b), table in sorted(tables.items())
+    ]
+    write_rest(dataset, job, objective, data, vocabulary, rows, planned, available)
+    return dataset
+
+
+def write_rest(
+    dataset: Location,
+    job: Job,
+    objective: Mlm | Causal,
+    data: bytes,
+    vocabulary: Vocabulary,
+    rows: list[dict[str, Any]],
+    planned: Counter[tuple[str, int, str]],
+    available: dict[str, tuple[int, int]],
+) -> None:
+    """Index, tokenizer and manifest of these shards."""
+    write_index(dataset, rows)
+    (dataset / "tokenizer.json").write_bytes(data)
+    realised: Counter[tuple[str, int, str]] = Counter()
+    for row in rows:
+        for source, tokens in row["source_tokens"]:
+            realised[(row["split"], row["stage"], source)] += tokens
+    lengths: Counter[tuple[str, int, int, str]] = Counter()
+    for row in rows:
+        for figure in ("rows", "tokens"):
+            lengths[(row["split"], row["stage"], row["length"], figure)] += row[figure]
+    manifest = Manifest(
+        name=job.name,
+        fingerprint=FINGERPRINT,
+        plan_fingerprint="a" * 32,
+        shardmill_version="0",
+        job=job.canonical(),
+        tokenizer=TokenizerRecord(
+            sha256=hashlib.sha256(data).hexdigest(),
+            vocab_size=vocabulary.size,
+            special_ids=vocabulary.special_ids,
+            special_token_ids=vocabulary.special_token_ids,
+        ),
+        objective={**objective.model_dump(), "resolved": []},
+        sources=[
+            SourceRecord(
+                name=name,
+                weight=0.5,
+                available_tokens=tokens,
+                available_documents=documents,
+                planned_tokens=sum(planned[("train", k, name)] for k in range(len(STAGES))),
+                realised_tokens=sum(realised[("train", k, name)] for k in range(len(STAGES))),
+                epochs=sum(realised[("train", k, name)] for k in range(len(STAGES))) / tokens,
+                validation_tokens=realised[("validation", 0, name)],
+                validation_documents=1,
+                content_sha256="0" * 64,
+            )
+            for name, (tokens, documents) in available.items()
+        ],
+        stages=[
+            StageRecord(
+                stage=k,
+                name=name,
+                lengths=STAGES[name],
+                planned_tokens=sum(planned[("train", k, s)] for s in SOURCES),
+                realised_tokens=sum(realised[("train", k, s)] for s in SOURCES),
+                sources={
+                    s: {
+                        "planned_tokens": planned[("train", k, s)],
+                        "realised_tokens": realised[("train", k, s)],
+                    }
+                    for s in SOURCES
+                },
+            )
+            for k, name in enumerate(STAGES)
+        ],
+        lengths=[
+            LengthRecord(
+                split=s,
+                stage=k,
+                length=n,
+                rows=lengths[(s, k, n, "rows")],
+                tokens=lengths[(s, k, n, "tokens")],
+                padding=1 - lengths[(s, k, n, "tokens")] / (lengths[(s, k, n, "rows")] * n),
+            )
+            for s, k, n in sorted({key[:3] for key in lengths})
+        ],
+        inputs=[],
+        ledger=Ledger(
+            entries=[
+                *(
+                    Entry(unit="records", step="read", source=s, read=n + 3, out=n, losses={"bad_json": 3})
+                    for s, n in SOURCES.items()
+                ),
+                *(
+                    Entry(unit="tokens", step="materialize", source=s, split=split, stage=k, read=n, out=n)
+                    for (split, k, s), n in sorted(planned.items())
+                ),
+            ]
+        ),
+        totals=Totals(
+            **{f: sum(r[f] for r in rows) for f in ("rows", "tokens", "corpus_tokens", "bytes")}, shards=len(rows)
+        ),
+    )
+    (dataset / "manifest.json").write_bytes(manifest.to_json())
+
+
+def write_index(dataset: Location, rows: list[dict[str, Any]]) -> None:
+    with atomic_output(dataset / "shards.parquet") as sink:
+        pq.write_table(pa.Table.from_pylist(rows, schema=SHARDS), pa.PythonFile(sink, mode="w"))

@@ -1,0 +1,129 @@
+"""Gates on rows that hold without exception: ids, lengths, provenance, splits, masked places, boundaries.
+
+The figures count what breaks a law, row by row (`transforms.statistics`); a gate passes if its figures are zero.
+"""
+
+from __future__ import annotations
+
+from schemas.objectives import Mlm
+from transforms.gates.gate import Evidence, Gate, show_command
+
+REPEATED_ROWS_BOUND = 0.001
+"""Largest share of rows that may occur twice with the same document, place, copy and ids.
+
+Not zero, since a corpus may hold the same record twice under one id; a shard written twice is far above it.
+"""
+
+_EVERY_ROW: dict[str, tuple[tuple[str, ...], str]] = {
+    "sources_known": (("source_unknown",), "every row's source is one of the manifest's"),
+    "lengths": (
+        ("length_mismatch", "length_outside_bucket"),
+        "`length` = len(input_ids), at most the bucket's and above the next shorter bucket's",
+    ),
+    "id_range": (("id_out_of_range",), "every id at least 0 and below the vocabulary's size"),
+    "no_padding": (("padding_inside",), "no padding id inside a row"),
+    "provenance": (
+        ("provenance_mismatch", "provenance_ragged"),
+        "the length of a row follows from doc_lengths by the objective's law",
+    ),
+}
+"""Laws of rows of every objective: the figures that count what breaks them, and the law in words."""
+
+_BY_KIND: dict[str, dict[str, tuple[tuple[str, ...], str]]] = {
+    "mlm": {
+        "special_tokens": (("frame_errors",), "CLS first, SEP last, no CLS, SEP or unlabelled mask between them"),
+        "mask_positions": (("mask_position_errors",), "positions inside the row, ascending, one label each"),
+        "mask_labels": (("mask_label_errors",), "no label is a special token or outside the vocabulary"),
+        "random_replacements": (("random_is_special",), "random replacements stand for text"),
+    },
+    "causal": {
+        "document_boundaries": (
+            ("boundary_errors",),
+            "EOS after the end of each document, and every later piece of a row starts its document",
+        ),
+    },
+}
+
+
+def row_laws(e: Evidence) -> list[Gate]:
+    """One gate a law, those of the objective last."""
+    return [
+        _no_exception(e, name, figures, law)
+        for laws in (_EVERY_ROW, _BY_KIND.get(e.context.kind, {}))
+        for name, (figures, law) in laws.items()
+    ]
+
+
+def _no_exception(e: Evidence, name: str, figures: tuple[str, ...], law: str) -> Gate:
+    counts = {figure: e.found.total(figure) for figure in figures}
+    groups = [(sum(m.sums[f] for f in figures), group) for group, m in e.found.select()]
+    worst = max(groups, key=lambda found: found[0], default=(0, None))
+    return Gate(
+        name=name,
+        passed=not any(counts.values()),
+        expected=law,
+        observed=", ".join(f"{n:,} × {f.replace('_', ' ')}" for f, n in counts.items() if n) or "no exception",
+        bound="0 exceptions",
+        n=e.found.total("rows"),
+        effect=float(sum(counts.values())),
+        worst_shard=e.worst(*figures),
+        command=show_command(worst[1]),
+    )
+
+
+def mask_counts(e: Evidence) -> Gate:
+    """The number of masked places of each row is the law's; with whole words at most that."""
+    parameters = e.context.parameters
+    assert isinstance(parameters, Mlm)
+    wrong, masked, law = (e.found.total(f) for f in ("mask_count_errors", "masked", "mask_law"))
+    at_most = "at most " if parameters.whole_word else ""
+    most = "" if parameters.max_predictions is None else f"min({parameters.max_predictions}, "
+    formula = f"{most}max(1, round({parameters.mask_rate:g} · length)){')' if most else ''}"
+    return Gate(
+        name="mask_counts",
+        # Whole words may leave places of a row unused, but never those of all rows.
+        passed=wrong == 0 and (masked > 0 or law == 0),
+        expected=f"{at_most}{formula} masked places a row, {law:,} in all",
+        observed=f"{masked:,} masked; rows that break the law: {wrong:,}",
+        bound="0 exceptions",
+        n=e.found.total("rows"),
+        effect=float(wrong),
+        worst_shard=e.worst("mask_count_errors"),
+        command=show_command(next((group for group, m in e.found.select() if m.sums["mask_count_errors"]), None)),
+    )
+
+
+def splits_disjoint(e: Evidence) -> Gate:
+    """Every document is in the split its key belongs to, and no document is in both."""
+    wrong = e.found.total("wrong_split")
+    train, validation = (e.found.samples.get(f"documents/{split}") for split in ("train", "validation"))
+    shared = train.shared_with(validation) if train and validation else 0
+    sampled = " among those sampled by hash" if any(s and s.level for s in (train, validation)) else ""
+    return Gate(
+        name="splits_disjoint",
+        passed=wrong == 0 and shared == 0,
+        expected=f"documents in the split of their key (validation {e.context.validation_share:g}), none in both",
+        observed=f"{wrong:,} pieces in the wrong split, {shared:,} documents in both{sampled}",
+        bound="0 exceptions",
+        n=e.found.total("pieces"),
+        effect=float(wrong + shared),
+        worst_shard=e.worst("wrong_split"),
+        command="shardmill show DATASET --split validation",
+    )
+
+
+def rows_once(e: Evidence) -> Gate:
+    """No row was written twice."""
+    samples = [s for name, s in sorted(e.found.samples.items()) if name.startswith("occurrences/")]
+    n, repeated = sum(s.items for s in samples), sum(s.repeated for s in samples)
+    share = repeated / n if n else 0.0
+    return Gate(
+        name="rows_once",
+        passed=share <= REPEATED_ROWS_BOUND,
+        expected="no row twice with the same document, place, copy and ids",
+        observed=f"{repeated:,} of {n:,} rows{' sampled by hash' if any(s.level for s in samples) else ''}",
+        bound=f"share ≤ {REPEATED_ROWS_BOUND:g}, since a corpus may hold a record twice under one id",
+        n=n,
+        effect=share,
+        command="shardmill show DATASET",
+    )

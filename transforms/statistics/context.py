@@ -1,0 +1,93 @@
+"""What the statistics need to know of a dataset before they read a shard; taken from its manifest."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas.errors import DataError
+from schemas.keys import draw
+from schemas.manifest import Manifest
+from schemas.objectives import Causal, Mlm
+from schemas.tables import EXAMPLES
+
+_OBJECTIVES: dict[str, type[Causal] | type[Mlm]] = {"causal": Causal, "mlm": Mlm}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditContext:
+    """The facts against which rows are held. The audit checks them against tokenizer.json by itself."""
+
+    parameters: Causal | Mlm
+    vocab_size: int
+    special_ids: dict[str, int]
+    """By role."""
+    is_special: npt.NDArray[np.bool_]
+    """bool [vocab_size]; True for ids that never stand for text."""
+    sources: tuple[str, ...]
+    lengths: dict[int, tuple[int, ...]]
+    """Buckets of each stage, ascending."""
+    validation_share: float
+    fingerprint: str
+
+    @property
+    def kind(self) -> str:
+        """The objective's kind."""
+        return self.parameters.kind
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> AuditContext:
+        """From a manifest.
+
+        Raises:
+          DataError: the manifest names an objective that this version does not know.
+        """
+        kind = manifest.objective.get("kind")
+        model = _OBJECTIVES.get(str(kind))
+        if model is None or kind not in EXAMPLES:
+            raise DataError(
+                "The audit does not know this objective",
+                where="objective.kind in manifest.json",
+                expected=f"one of {', '.join(sorted(_OBJECTIVES))}",
+                got=repr(kind),
+                remedy="Audit the dataset with the shardmill that wrote it",
+            )
+        tokenizer = manifest.tokenizer
+        is_special = np.zeros(tokenizer.vocab_size, dtype=bool)
+        # An id beyond the vocabulary is for the tokenizer's own gate to report, not a reason to stop here.
+        is_special[[i for i in tokenizer.special_token_ids if 0 <= i < tokenizer.vocab_size]] = True
+        buckets: dict[int, set[int]] = {s.stage: set(s.lengths) for s in manifest.stages}
+        for record in manifest.lengths:
+            buckets.setdefault(record.stage, set()).add(record.length)
+        return cls(
+            parameters=model.model_validate({k: v for k, v in manifest.objective.items() if k in model.model_fields}),
+            vocab_size=tokenizer.vocab_size,
+            special_ids=dict(tokenizer.special_ids),
+            is_special=is_special,
+            sources=tuple(s.name for s in manifest.sources),
+            lengths={stage: tuple(sorted(lengths)) for stage, lengths in buckets.items()},
+            validation_share=float(manifest.job.get("splits", {}).get("validation", 0.0)),
+            fingerprint=manifest.fingerprint,
+        )
+
+    @property
+    def text_ids(self) -> int:
+        """Number of ids that stand for text, V' of the law of random replacements."""
+        return int(self.vocab_size - self.is_special.sum())
+
+    @functools.cached_property
+    def any_text_id(self) -> int:
+        """An id that stands for text, shown in place of an id outside the vocabulary while it is measured."""
+        return int(np.argmin(self.is_special))
+
+    @functools.cached_property
+    def token_hashes(self) -> npt.NDArray[np.uint64]:
+        """uint64 [vocab_size], 64 random bits for each id."""
+        return draw(0, "audit.token", np.arange(self.vocab_size))
+
+    def previous_length(self, stage: int, length: int) -> int:
+        """The next shorter bucket of the stage, 0 where there is none: rows of a bucket are longer than this."""
+        return max((n for n in self.lengths.get(stage, ()) if n < length), default=0)

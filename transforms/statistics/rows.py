@@ -1,0 +1,232 @@
+"""Figures of one row group that hold for every objective: counts, ids, lengths, provenance, hashes.
+
+All work is on flat arrays with offsets; nothing loops over rows or tokens. What a figure should be is not
+decided here.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from schemas.keys import draw, validation_mask
+from transforms.ragged import Ragged
+from transforms.statistics.accumulator import LENGTH_BINS, Accumulator, Group, Measures
+from transforms.statistics.context import AuditContext
+
+Int64 = npt.NDArray[np.int64]
+U64 = npt.NDArray[np.uint64]
+
+_BASE = 0x9E3779B97F4A7C15
+"""Base of the row hash's polynomial; odd, hence invertible modulo 2**64."""
+
+
+@dataclass
+class Rows:
+    """The rows of a row group as arrays, and the figures found so far."""
+
+    context: AuditContext
+    ids: npt.NDArray[np.int32]
+    """[tokens], `input_ids` of all rows end to end, as stored."""
+    offsets: Int64
+    """[rows + 1], where each row starts in `ids`."""
+    safe_ids: npt.NDArray[np.int32]
+    """[tokens], ids outside the vocabulary replaced by one inside, so that tables can be indexed."""
+    code: Int64
+    """[rows], index into `sources`."""
+    sources: list[str]
+    special_at: Int64
+    """[specials], ascending indices into the flat ids where special ids stand."""
+    special_row: Int64
+    """[specials], their rows."""
+    doc_keys: Ragged
+    doc_offsets: Ragged
+    doc_lengths: Ragged
+    copy: Int64
+    per_row: dict[str, Int64] = field(default_factory=dict)
+    """[rows] each, to be summed by source."""
+    maxima: dict[str, Int64] = field(default_factory=dict)
+    """[rows] each, to be maximised by source."""
+    histograms: dict[str, list[list[int]]] = field(default_factory=dict)
+    """By source and bin."""
+
+    @classmethod
+    def of(cls, table: pa.Table, context: AuditContext) -> Rows:
+        """The rows of a table with the columns every objective has."""
+        ids = Ragged.from_arrow(table["input_ids"])
+        flat = ids.flat.astype(np.int32, copy=False)
+        safe = flat
+        if len(flat) and (flat.min() < 0 or flat.max() >= context.vocab_size):
+            safe = np.where((flat < 0) | (flat >= context.vocab_size), np.int32(context.any_text_id), flat)
+        special_at = np.flatnonzero(context.is_special[safe])
+        source = table["source"].combine_chunks()
+        if isinstance(source, pa.ChunkedArray):
+            source = pa.concat_arrays(source.chunks)
+        return cls(
+            context=context,
+            ids=flat,
+            offsets=ids.offsets,
+            safe_ids=safe,
+            code=np.asarray(source.indices).astype(np.int64),
+            sources=[str(name) for name in source.dictionary.to_pylist()],
+            special_at=special_at,
+            special_row=np.searchsorted(ids.offsets, special_at, side="right") - 1,
+            doc_keys=Ragged.from_arrow(table["doc_keys"]),
+            doc_offsets=Ragged.from_arrow(table["doc_offsets"]),
+            doc_lengths=Ragged.from_arrow(table["doc_lengths"]),
+            copy=np.asarray(table["copy"].combine_chunks()).astype(np.int64),
+        )
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @functools.cached_property
+    def lengths(self) -> Int64:
+        """[rows], of `input_ids`."""
+        return np.diff(self.offsets)
+
+    @functools.cached_property
+    def piece_tokens(self) -> Int64:
+        """[pieces], corpus tokens by the provenance."""
+        return self.doc_lengths.flat.astype(np.int64)
+
+    @functools.cached_property
+    def corpus_tokens(self) -> Int64:
+        """[rows], corpus tokens by the provenance."""
+        return row_sums(self.piece_tokens, self.doc_lengths.offsets)
+
+    def row_of(self, at: Int64) -> Int64:
+        """The rows of these indices into the flat ids."""
+        return np.searchsorted(self.offsets, at, side="right") - 1
+
+    def count_at(self, rows: Int64) -> Int64:
+        """[rows], how often each row occurs among these row indices."""
+        return np.bincount(rows, minlength=len(self)).astype(np.int64)
+
+    def add_histogram(self, name: str, rows: Int64, bins: Int64, size: int) -> None:
+        """Count items by the source of their row and their bin."""
+        flat = np.bincount(self.code[rows] * size + bins, minlength=len(self.sources) * size)
+        self.histograms[name] = flat.reshape(len(self.sources), size).tolist()
+
+    def collect(self, accumulator: Accumulator, split: str, stage: int, length: int) -> None:
+        """Add all figures to the accumulator, by source."""
+        size = len(self.sources)
+        sums = {
+            name: np.bincount(self.code, weights=values, minlength=size).astype(np.int64).tolist()
+            for name, values in self.per_row.items()
+        }
+        maxima = {}
+        for name, values in self.maxima.items():
+            greatest = np.full(size, np.iinfo(np.int64).min)
+            np.maximum.at(greatest, self.code, values)
+            maxima[name] = greatest.tolist()
+        for index in np.unique(self.code).tolist():
+            measures = Measures(
+                Counter({name: counts[index] for name, counts in sums.items() if counts[index]}),
+                {name: values[index] for name, values in maxima.items()},
+                {name: bins[index] for name, bins in self.histograms.items()},
+            )
+            accumulator.add(Group(split, stage, length, self.sources[index]), measures)
+
+
+def row_sums(values: Int64 | U64, offsets: Int64) -> npt.NDArray[np.int64]:
+    """Sums of the rows of a ragged array; empty rows give 0, unsigned sums wrap around."""
+    running = np.zeros(len(values) + 1, dtype=values.dtype)
+    np.cumsum(values, out=running[1:])
+    return running[offsets[1:]] - running[offsets[:-1]]
+
+
+def measure_common(rows: Rows, column_length: Int64, split: str, stage: int, length: int) -> None:
+    """Counts, lengths, ids and provenance of rows of one bucket.
+
+    Args:
+      rows: where the figures are added.
+      column_length: the `length` column.
+      split: the shard's split.
+      stage: the shard's stage.
+      length: the bucket's length.
+    """
+    context, flat, n = rows.context, rows.ids, rows.lengths
+    special_ids = rows.safe_ids[rows.special_at]
+    figures = rows.per_row
+    figures["rows"] = np.ones(len(rows), np.int64)
+    figures["tokens"] = n
+    figures["corpus_tokens"] = rows.corpus_tokens
+    figures["pieces"] = rows.doc_lengths.lengths
+    figures["special_tokens"] = rows.count_at(rows.special_row)
+    figures["length_mismatch"] = (column_length != n).astype(np.int64)
+    figures["length_outside_bucket"] = ((n > length) | (n <= context.previous_length(stage, length))).astype(np.int64)
+    if rows.safe_ids is not flat:
+        outside = np.flatnonzero((flat < 0) | (flat >= context.vocab_size))
+        figures["id_out_of_range"] = rows.count_at(rows.row_of(outside))
+    for role, figure in (("unk", "unknown_tokens"), ("pad", "padding_inside")):
+        # Some vocabularies pad with the end-of-sequence token, which belongs in rows.
+        shared = [r for r in context.special_ids if context.special_ids[r] == context.special_ids.get(role)]
+        if shared == [role]:
+            figures[figure] = rows.count_at(rows.special_row[special_ids == context.special_ids[role]])
+    known = np.isin(np.array(rows.sources, dtype=object), np.array(context.sources, dtype=object))
+    figures["source_unknown"] = (~known[rows.code]).astype(np.int64)
+
+    keys = rows.doc_keys.flat.astype(np.uint64, copy=False)
+    piece_row = np.repeat(np.arange(len(rows)), rows.doc_keys.lengths)
+    held_out = validation_mask(keys, context.validation_share)
+    figures["wrong_split"] = rows.count_at(piece_row[held_out != (split == "validation")])
+    same_pieces = (rows.doc_keys.lengths == rows.doc_lengths.lengths) & (
+        rows.doc_keys.lengths == rows.doc_offsets.lengths
+    )
+    figures["provenance_ragged"] = (~same_pieces | (rows.doc_keys.lengths == 0)).astype(np.int64)
+
+    rows.maxima["longest_row"] = n
+    rows.maxima["copy"] = rows.copy
+    if same_pieces.all():
+        ends = rows.doc_offsets.flat.astype(np.int64) + rows.piece_tokens
+        longest = np.zeros(len(rows), np.int64)
+        np.maximum.at(longest, piece_row, ends)
+        rows.maxima["longest_document"] = longest
+    bins = np.clip((n * LENGTH_BINS - 1) // length, 0, LENGTH_BINS - 1)
+    rows.add_histogram("length", np.arange(len(rows)), bins, LENGTH_BINS)
+
+
+def hash_rows(rows: Rows) -> U64:
+    """uint64 [rows], equal for equal `input_ids`.
+
+    Σ h(id) · B^position modulo 2**64 with 64 random bits h for each id, then mixed with the length: one product a
+    token, no table by position. A row's own power of B is divided out, so its place in the row group is nothing.
+    """
+    values = rows.context.token_hashes[rows.safe_ids]
+    values *= _powers(_BASE, len(values))
+    inverse = _powers(pow(_BASE, -1, 2**64), len(values) + 1)
+    sums = row_sums(values, rows.offsets) * inverse[rows.offsets[:-1]]
+    return draw(0, "audit.row", sums, rows.lengths)
+
+
+def collect_hashes(rows: Rows, accumulator: Accumulator, split: str, stage: int) -> None:
+    """Add the rows' hashes, their hashes with provenance, and their documents' keys to the samples."""
+    # Every stage has its own validation rows of the same documents, so there a repeat counts within a stage only.
+    scope = stage if split == "validation" else 0
+    row_hashes = draw(0, "audit.scope", hash_rows(rows), scope)
+    accumulator.add_hashes(f"rows/{split}", row_hashes)
+    accumulator.add_hashes(f"documents/{split}", draw(0, "audit.document", rows.doc_keys.flat))
+    has_piece = (rows.doc_keys.lengths > 0) & (rows.doc_offsets.lengths > 0)
+    key = rows.doc_keys.flat[rows.doc_keys.offsets[:-1][has_piece]]
+    offset = rows.doc_offsets.flat[rows.doc_offsets.offsets[:-1][has_piece]]
+    occurrences = draw(0, "audit.occurrence", row_hashes[has_piece], key, offset, rows.copy[has_piece])
+    accumulator.add_hashes(f"occurrences/{split}", occurrences)
+
+
+_POWERS: dict[int, U64] = {}
+
+
+def _powers(base: int, size: int) -> U64:
+    """base**0, base**1, … modulo 2**64; the longest table so far is kept."""
+    known = _POWERS.get(base)
+    if known is None or len(known) < size:
+        factors = np.full(max(size, 2**18), base, dtype=np.uint64)
+        factors[0] = 1
+        known = _POWERS[base] = np.multiply.accumulate(factors)
+    return known[:size]

@@ -1,0 +1,139 @@
+"""Statistics of one shard, read row group by row group in bounded memory.
+
+A file that cannot be read is counted and named, not raised: the audit's answer is a list of what is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas.objectives import Mlm
+from schemas.storage import Location
+from schemas.tables import EXAMPLES, read_fingerprint
+from transforms.statistics.accumulator import Accumulator, Group
+from transforms.statistics.context import AuditContext
+from transforms.statistics.objectives import measure_objective
+from transforms.statistics.rows import Rows, collect_hashes, measure_common
+
+INDEX_FIGURES = ("rows", "tokens", "corpus_tokens")
+"""Figures that the index of shards states for each shard."""
+
+
+def shard_statistics(dataset: Location, shard: Mapping[str, Any], context: AuditContext) -> Accumulator:
+    """The statistics of one shard.
+
+    Args:
+      dataset: the dataset's directory.
+      shard: the shard's row of the index, as Python values by column of `schemas.tables.SHARDS`.
+      context: what the rows are held against.
+
+    Returns:
+      A new accumulator. A file that is missing, damaged or of other columns adds a problem and no rows.
+    """
+    found = Accumulator.create()
+    found.shards["listed"] += 1
+    path = str(shard["path"])
+    try:
+        with (dataset / path).open_input() as source:
+            _read(pq.ParquetFile(source, page_checksum_verification=True), shard, context, found)
+    except (FileNotFoundError, IsADirectoryError):
+        return _unread("missing", path, "the file is missing")
+    except (OSError, pa.ArrowException) as error:
+        return _unread("unreadable", path, f"the file cannot be read: {error}")
+    found.shards["read"] += 1
+    _compare_with_index(found, shard)
+    for figure in {name for m in found.groups.values() for name in m.sums}:
+        found.add_worst(figure, found.total(figure), path)
+    _rank_shares(found, context, int(shard["length"]), path)
+    return found
+
+
+def _unread(kind: str, path: str, what: str) -> Accumulator:
+    """The statistics of a file without rows; what was read of it before it broke is not counted."""
+    found = Accumulator.create()
+    found.shards["listed"] += 1
+    found.add_problem(kind, path, " ".join(what.split()))
+    found.add_worst(kind, 1, path)
+    return found
+
+
+def _read(file: pq.ParquetFile, shard: Mapping[str, Any], context: AuditContext, found: Accumulator) -> None:
+    path, split = str(shard["path"]), str(shard["split"])
+    stage, length = int(shard["stage"]), int(shard["length"])
+    expected = EXAMPLES[context.kind]
+    schema = file.schema_arrow
+    lacking = [f.name for f in expected if schema.get_field_index(f.name) < 0 or schema.field(f.name).type != f.type]
+    if lacking:
+        found.add_problem("unreadable", path, f"columns missing or of another type: {', '.join(lacking)}")
+        found.add_worst("unreadable", 1, path)
+        return
+    fingerprint = read_fingerprint(file.metadata)
+    if fingerprint != context.fingerprint:
+        found.add_problem("other_fingerprint", path, f"the fingerprint is {fingerprint}, not {context.fingerprint}")
+        found.add_worst("other_fingerprint", 1, path)
+    if difference := row_group_difference(file.metadata, int(shard["row_group_rows"])):
+        found.add_problem("differs_from_index", path, difference)
+        found.add_worst("differs_from_index", 1, path)
+    for index in range(file.num_row_groups):
+        table = file.read_row_group(index, columns=expected.names, use_threads=False)
+        if table.num_rows == 0:
+            continue
+        if nulls := [name for name in expected.names if table[name].null_count]:
+            raise pa.ArrowInvalid(f"row group {index} has nulls in {', '.join(nulls)}")
+        rows = Rows.of(table, context)
+        measure_common(rows, np.asarray(table["length"].combine_chunks()).astype(np.int64), split, stage, length)
+        measure_objective(rows, table)
+        rows.collect(found, split, stage, length)
+        collect_hashes(rows, found, split, stage)
+
+
+def row_group_difference(metadata: pq.FileMetaData, stated: int) -> str:
+    """How a shard's row groups differ from the index, empty where they do not.
+
+    Every row group has the rows the index states but the last, which may have fewer.
+    """
+    sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+    if any(size != stated for size in sizes[:-1]) or any(size > stated for size in sizes[-1:]):
+        return f"has row groups of {sorted(set(sizes))} rows, the index says {stated}"
+    return ""
+
+
+def _compare_with_index(found: Accumulator, shard: Mapping[str, Any]) -> None:
+    path = str(shard["path"])
+    differing = [
+        f"{name} {found.total(name):,}, the index says {int(shard[name]):,}"
+        for name in INDEX_FIGURES
+        if found.total(name) != int(shard[name])
+    ]
+    counted = {s: n for s, n in found.totals_by(_source, "corpus_tokens").items() if n}
+    stated = {s: n for s, n in dict(shard["source_tokens"]).items() if n}
+    if counted != stated:
+        differing.append(f"corpus tokens by source {counted}, the index says {stated}")
+    if differing:
+        found.add_problem("differs_from_index", path, "; ".join(differing))
+        found.add_worst("differs_from_index", 1, path)
+
+
+def _source(group: Group) -> str:
+    return group.source
+
+
+def _rank_shares(found: Accumulator, context: AuditContext, length: int, path: str) -> None:
+    """Remember the shards whose padding, or whose replacements in standard deviations, stand out."""
+    places = found.total("rows") * length
+    if places:
+        found.add_worst("padding_share", 1 - found.total("tokens") / places, path)
+    masked = found.total("masked")
+    if masked and isinstance(context.parameters, Mlm):
+        for figure, share in (
+            ("shown_mask", context.parameters.mask_replace_prob),
+            ("shown_random", context.parameters.random_replace_prob),
+        ):
+            deviation = abs(found.total(figure) - share * masked)
+            spread = (share * (1 - share) * masked) ** 0.5
+            found.add_worst("replacement_deviation", deviation / max(spread, 1.0), path)
