@@ -1,0 +1,181 @@
+"""Shards: every row in its bucket, an order that does not tell how rows were built, and accounts that recount."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from unit_helpers import cases, lists, ragged, vocabulary
+
+import transforms.shards as shards
+from schemas.errors import DataError
+from schemas.objectives import Causal, Mlm
+from schemas.storage import Location
+from schemas.tables import EXAMPLES, ROW_GROUP_TOKENS, SHARDS, read_fingerprint
+from transforms.objectives import builder_for
+from transforms.objectives.base import Documents
+from transforms.ragged import Ragged
+from transforms.shards import ShardName, bucket_tables, row_group_rows, write_shard
+
+FINGERPRINT = "0123456789abcdef" * 2
+NAME = ShardName(split="train", stage=1, length=64, shard=7)
+
+
+def examples(documents: dict[str, list[int]], *, longest: int = 64, kind: str = "mlm") -> pa.Table:
+    """A table of rows of documents of these lengths, by source."""
+    tables, key = [], 0
+    for source, lengths in documents.items():
+        keys = np.arange(key, key + len(lengths), dtype=np.uint64) * np.uint64(2**50 + 7)
+        key += len(lengths)
+        corpus = Documents(ids=ragged([[6 + n % 50] * n for n in lengths]), keys=keys, copy=0)
+        builder = builder_for(Mlm() if kind == "mlm" else Causal(), vocabulary())
+        tables.append(builder.build(corpus, longest=longest, seed=0).to_table(kind, source))
+    return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+
+
+LENGTHS = st.lists(st.integers(1, 100), min_size=1, max_size=20)
+
+
+@cases(80)
+@given(LENGTHS, st.sets(st.integers(3, 63), max_size=4), st.integers(0, 3))
+def test_each_row_is_once_in_the_smallest_bucket_it_fits(lengths: list[int], edges: set[int], seed: int) -> None:
+    buckets = [*sorted(edges), 64]
+    table = examples({"a": lengths})
+    found = list(bucket_tables(table, buckets, seed))
+    assert [b for b, _ in found] == sorted({min(b for b in buckets if b >= n) for n in table["length"].to_pylist()})
+    rows = []
+    for bucket, held in found:
+        smaller = max([b for b in buckets if b < bucket], default=0)
+        assert all(smaller < n <= bucket for n in held["length"].to_pylist())
+        assert held.schema == table.schema
+        rows += held.to_pylist()
+
+    def name(row: dict[str, Any]) -> tuple[int, int]:
+        return row["doc_keys"][0], row["doc_offsets"][0]
+
+    assert sorted(rows, key=name) == sorted(table.to_pylist(), key=name)
+
+
+@cases(60)
+@given(LENGTHS, st.randoms(use_true_random=False))
+def test_the_order_of_rows_does_not_depend_on_how_they_came(lengths: list[int], order: random.Random) -> None:
+    table = examples({"a": lengths})
+    shuffled = list(range(table.num_rows))
+    order.shuffle(shuffled)
+    once = [(b, t.to_pylist()) for b, t in bucket_tables(table, [16, 64], 1)]
+    again = [(b, t.to_pylist()) for b, t in bucket_tables(table.take(pa.array(shuffled)), [16, 64], 1)]
+    assert once == again
+
+
+def test_rows_are_shuffled_and_the_seed_decides() -> None:
+    table = examples({"a": [20] * 200, "b": [20] * 200})
+
+    def order(seed: int) -> list[int]:
+        ((_, rows),) = bucket_tables(table, [64], seed)
+        return [k[0] for k in rows["doc_keys"].to_pylist()]
+
+    assert sorted(order(0)) == sorted(order(1)) == sorted(k[0] for k in table["doc_keys"].to_pylist())
+    assert order(0) != order(1)
+    half = set(order(0)[:200])
+    from_a = sum(k[0] in half for k in table["doc_keys"].to_pylist()[:200])
+    assert 60 < from_a < 140, "the sources are not mixed"  # 100 expected, standard deviation 5
+
+
+@cases(400)
+@given(rows=st.integers(1, 300_000), length=st.integers(2, 8192), fill=st.floats(0.3, 1))
+def test_row_groups_are_full_and_the_last_is_not_starved(rows: int, length: int, fill: float) -> None:
+    tokens = max(rows, int(rows * length * fill))
+    size = row_group_rows(tokens, rows)
+    groups = [min(size, rows - at) for at in range(0, rows, size)]
+    assert sum(groups) == rows
+    per_row = tokens / rows
+    if tokens < 2 * ROW_GROUP_TOKENS:
+        assert len(groups) == 1
+    # Groups are even in rows, so on average in tokens; the last may be up to a tenth short.
+    assert len(groups) == 1 or size * per_row >= ROW_GROUP_TOKENS * 0.999
+    assert len(groups) == 1 or groups[-1] >= size * 0.9
+
+
+@pytest.mark.xfail(strict=True, reason="BUG transforms/shards.py row_group_rows: groups swell up to 100 times")
+def test_row_groups_of_long_rows_do_not_swell() -> None:
+    # Groups of at least 256k tokens are asked for; a reader should not have to hold 100 times that at once.
+    for rows, length in ((7507, 7970), (1282, 32_744), (4567, 259_546)):
+        size = row_group_rows(rows * length, rows)
+        assert size * length <= 4 * max(ROW_GROUP_TOKENS, length), (rows, length, size)
+
+
+@pytest.mark.parametrize("kind", ["mlm", "causal"])
+def test_what_a_shard_is_said_to_hold_is_what_it_holds(tmp_path: Path, kind: str) -> None:
+    # 'z' is in the dictionary but not in the rows.
+    table = examples({"a": [30, 62, 100, 1], "b": [5, 7], "z": [9]}, kind=kind)
+    table = table.filter(pa.array([s != "z" for s in table["source"].to_pylist()]))
+    row = write_shard(Location.of(tmp_path), NAME, table, FINGERPRINT)
+    path = tmp_path / "data/split=train/stage=1/length=64/00007.parquet"
+    assert row["path"] == str(path.relative_to(tmp_path))
+    data = path.read_bytes()
+    assert (row["bytes"], row["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
+    read = pq.ParquetFile(path).read()
+    assert read.select(table.schema.names).to_pylist() == table.to_pylist()
+    assert read.schema.names == EXAMPLES[kind].names
+    assert row["rows"] == len(table)
+    assert row["tokens"] == sum(len(i) for i in read["input_ids"].to_pylist()) == sum(read["length"].to_pylist())
+    by_source = {"a": 30 + 62 + 100 + 1, "b": 12}
+    assert dict(row["source_tokens"]) == by_source
+    assert row["corpus_tokens"] == sum(by_source.values())
+    # It fits the index of shards as it is.
+    pa.Table.from_pylist([{**row, "block": 0}], schema=SHARDS)
+
+
+def test_the_footer_has_fingerprint_row_groups_encodings_and_no_clock(tmp_path: Path) -> None:
+    table = examples({"a": [60] * 40}).take(pa.array(np.arange(40).repeat(250)))
+    first = write_shard(Location.of(tmp_path), NAME, table, FINGERPRINT)
+    metadata = pq.read_metadata(tmp_path / first["path"])
+    assert read_fingerprint(metadata) == FINGERPRINT
+    groups = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
+    assert groups[:-1] == [first["row_group_rows"]] * (len(groups) - 1)
+    assert len(groups) == 2
+    columns = {metadata.row_group(0).column(c).path_in_schema: metadata.row_group(0).column(c) for c in range(9)}
+    assert {c.compression for c in columns.values()} == {"ZSTD"}
+    assert "BYTE_STREAM_SPLIT" in columns["input_ids.list.element"].encodings
+    assert columns["length"].statistics.max == 62
+    again = write_shard(Location.of(tmp_path / "again"), NAME, table, FINGERPRINT)
+    assert again == first
+
+
+def test_a_flipped_bit_is_caught_by_the_page_checksums(tmp_path: Path) -> None:
+    row = write_shard(Location.of(tmp_path), NAME, examples({"a": [60] * 500}), FINGERPRINT)
+    path = tmp_path / row["path"]
+    column = pq.read_metadata(path).row_group(0).column(0)
+    data = bytearray(path.read_bytes())
+    data[column.data_page_offset + column.total_compressed_size // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(OSError, match=r"(?i)crc|checksum|corrupt"):
+        pq.ParquetFile(path, page_checksum_verification=True).read(columns=["input_ids"])
+
+
+def test_a_shard_that_was_not_written_whole_does_not_get_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = examples({"a": [9] * 4})
+    real = pq.write_table
+    monkeypatch.setattr(shards.pq, "write_table", lambda t, *a, **k: real(t.slice(1), *a, **k))
+    with pytest.raises(DataError, match="not written whole") as error:
+        write_shard(Location.of(tmp_path), NAME, table, FINGERPRINT)
+    assert NAME.path in error.value.where
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+
+
+def test_the_columns_come_back_as_the_ragged_arrays_they_were(tmp_path: Path) -> None:
+    table = examples({"a": [3, 90, 4]})
+    row = write_shard(Location.of(tmp_path), NAME, table, FINGERPRINT)
+    read = pq.ParquetFile(tmp_path / row["path"]).read()
+    for column in ("input_ids", "mask_positions", "mask_labels", "doc_keys"):
+        assert lists(Ragged.from_arrow(read[column])) == table[column].to_pylist()
