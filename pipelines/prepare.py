@@ -43,7 +43,9 @@ def prepare(run: Run) -> int:
     elif audit_is_current(run.output):
         run.say(f"{escape(str(run.output))} is finished and matches the job; nothing to do")
         return 0 if _summary(run, manifest, began) else 1
-    _audit(run)
+    with run.lock():
+        run.output.remove_temporaries()  # an earlier run may have been killed in its audit
+        _audit(run)
     return 0 if _summary(run, manifest, began) else 1
 
 

@@ -92,14 +92,16 @@ def tokenize(run: Run, vocabulary: Vocabulary) -> Sidecars:
     if todo:
         for piece in todo:  # so that counting sidecars counts finished work
             sidecar_location(run.store, piece.source, "train", piece.part).remove()
-        ranges_uri = _write_ranges(run.store, ranges)
+        ranges_uri = _write_ranges(run.output, ranges)
         index = {(r.source, r.part): i for i, r in enumerate(ranges)}
         work = TokenizeWork(ranges_uri, run.job, run.store.uri, vocabulary.sha256)
         items = [index[(r.source, r.part)] for r in todo]
         folders = [run.store / name / "split=train" for name in run.ranges]
-        with progress(run.console, "tokenize", "ranges", len(ranges), lambda: _count_sidecars(folders)):
-            run.engine.run_each("Tokenize", items, [r.cost_bytes for r in todo], work)
-        Location(ranges_uri).remove()
+        try:
+            with progress(run.console, "tokenize", "ranges", len(ranges), lambda: _count_sidecars(folders)):
+                run.engine.run_each("Tokenize", items, [r.cost_bytes for r in todo], work)
+        finally:
+            Location(ranges_uri).remove()
         _, unfinished, sidecars = finished_sidecars(run, vocabulary.sha256)
         if unfinished:
             raise DataError(
@@ -122,9 +124,13 @@ def tokenize(run: Run, vocabulary: Vocabulary) -> Sidecars:
     return sidecars
 
 
-def _write_ranges(store: Location, ranges: list[InputRange]) -> str:
+def _write_ranges(output: Location, ranges: list[InputRange]) -> str:
+    """Write the table the workers read their ranges from; those of killed runs go, since this run holds the lock."""
+    for file in output.files():
+        if "/.ranges-" in file.uri:
+            Location(file.uri).remove()
     rows = [r.model_dump() for r in ranges]
-    place = store / f".ranges-{fingerprint(rows)}.parquet"
+    place = output / f".ranges-{fingerprint(rows)}.parquet"
     with atomic_output(place) as sink:
         pq.write_table(pa.Table.from_pylist(rows, schema=RANGES), pa.PythonFile(sink, mode="w"))
     return place.uri

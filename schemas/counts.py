@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import re
-from decimal import Decimal
+from fractions import Fraction
 
-_SUFFIX = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
-_COUNT = re.compile(r"([0-9][0-9_]*(?:\.[0-9]+)?(?:[eE]\+?[0-9]+)?)\s*([KMBGT]?)(?:i?B|tokens)?", re.IGNORECASE)
+_POWER = {"": 0, "K": 1, "M": 2, "B": 3, "G": 3, "T": 4}
+_COUNT = re.compile(
+    r"(?P<number>[0-9][0-9_]*(?:\.[0-9]+)?(?:[eE]\+?[0-9]{1,3})?)\s*(?:(?P<suffix>[KMBGTkmbgt])(?P<binary>iB|ib|)[Bb]?)?"
+    r"(?:\s*tokens)?"
+)
 
 
 def parse_count(value: object) -> int:
-    """An exact integer from a number or text such as `1.4T`.
+    """An exact integer from a number or text such as `1.4T`; `MiB` and its like are powers of 1024.
 
-    >>> parse_count("1.4T"), parse_count("410e9"), parse_count(5_000)
-    (1400000000000, 410000000000, 5000)
+    >>> parse_count("1.4T"), parse_count("410e9"), parse_count(5_000), parse_count("64MiB")
+    (1400000000000, 410000000000, 5000, 67108864)
 
     Raises:
       ValueError: the value is not a count, is negative or is not a whole number.
     """
+    expected = f"expected a count such as 5_000_000, 410e9, 5B or 1.4T, got {value!r}"
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise ValueError(f"expected a count such as 5_000_000, 410e9, 5B or 1.4T, got {value!r}")
+        raise ValueError(expected)
     match = _COUNT.fullmatch(str(value).strip())
     if not match:
-        raise ValueError(f"expected a count such as 5_000_000, 410e9, 5B or 1.4T, got {value!r}")
-    number = Decimal(match.group(1).replace("_", "")) * _SUFFIX[match.group(2).upper()]
-    if number != number.to_integral_value():
-        raise ValueError(f"expected a whole number, got {value!r} = {number}")
+        raise ValueError(expected)
+    power = _POWER[(match["suffix"] or "").upper()]
+    number = Fraction(match["number"].replace("_", "")) * (1024 if match["binary"] else 1000) ** power
+    if number.denominator != 1:
+        raise ValueError(f"expected a whole number, got {value!r} = {float(number):g}")
     return int(number)
 
 

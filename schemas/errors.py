@@ -79,9 +79,12 @@ def error_from_wire(text: str) -> ShardmillError | None:
     match = _WIRE.search(text)
     if match is None:
         return None
-    fields = json.loads(base64.urlsafe_b64decode(match.group(1)))
-    kind = RequestError if fields.pop("class") == "RequestError" else DataError
-    return kind(fields.pop("what"), **fields)
+    try:
+        fields = json.loads(base64.urlsafe_b64decode(match.group(1)))
+        kind = RequestError if fields.pop("class") == "RequestError" else DataError
+        return kind(fields.pop("what"), **fields)
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return None  # somebody else's text that looks like ours
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

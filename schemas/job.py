@@ -79,7 +79,9 @@ class Source(Frozen):
 
     name: Name
     """Unique; becomes a folder of the token store."""
-    files: Annotated[list[str], BeforeValidator(_as_list)] = Field(default_factory=list)
+    files: Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str])] = Field(
+        default_factory=list
+    )
     """Paths or globs, local, s3:// or gs://; relative ones are relative to the job file."""
     format: Literal["auto", "jsonl", "parquet", "txt", "lines"] = "auto"
     """`auto` goes by suffix. `txt`: documents separated by blank lines. `lines`: one document a line."""
@@ -174,7 +176,7 @@ class Limits(Frozen):
     """Share of a source's records that may be rejected before the run fails."""
     range_bytes: Count = 16 * 2**20
     """Bytes of one input range of a line-based or Parquet file."""
-    max_record_bytes: Count = 16 * 2**20
+    max_record_bytes: Annotated[Count, Field(ge=1024)] = 16 * 2**20
     """A longer record is rejected as `too_long`."""
     block_tokens: Count | None = None
     """Corpus tokens of a block, the unit of work of `materialize`; default by the tokens available (1M to 32M)."""

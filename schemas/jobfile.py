@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 import types
 import typing
 from typing import Any
@@ -20,6 +22,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == "tag:yaml.org,2002:merge":
+                continue  # the base class merges, and refuses keys that are no scalars
             key = self.construct_object(key_node, deep=deep)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
@@ -44,6 +48,8 @@ def load_job(uri: str) -> Job:
             expected="a YAML file",
             remedy="Give the path of a job file; `shardmill quickstart` writes one to start from",
         ) from None
+    except NotADirectoryError:
+        raise RequestError(f"There is no job file {uri}", got="a path that leads through a file") from None
     except IsADirectoryError:
         raise RequestError(f"{uri} is a directory", expected="a YAML job file") from None
     except UnicodeDecodeError as error:
@@ -61,7 +67,8 @@ def parse_job(text: str, *, where: str = "job file", base: Location | None = Non
     """
     try:
         raw = yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        # PyYAML raises plain errors for scalars that do not fit their tag, such as !!int "".
         mark = getattr(error, "problem_mark", None)
         place = f"{where}, line {mark.line + 1}, column {mark.column + 1}" if mark else where
         raise RequestError(
@@ -102,9 +109,17 @@ def _resolve_paths(job: Job, base: Location) -> Job:
             "output": output,
             "tokens": absolute(job.tokens) if job.tokens else str(Location.of(output) / "tokens"),
             "tokenizer": tokenizer,
-            "sources": [s.model_copy(update={"files": [absolute(f) for f in s.files]}) for s in job.sources],
+            "sources": [s.model_copy(update={"files": [_pattern(base, f) for f in s.files]}) for s in job.sources],
         }
     )
+
+
+def _pattern(base: Location, path: str) -> str:
+    """A pattern relative to a folder whose own name may hold characters that mean something in patterns."""
+    literal = base.join(path)
+    if not base.is_local or literal.uri != os.path.normpath(os.path.join(base.uri, path)):
+        return literal.uri
+    return Location(glob.escape(base.uri)).join(path).uri
 
 
 def _readable(error: ValidationError, raw: Any, where: str) -> RequestError:
@@ -123,7 +138,7 @@ def _readable(error: ValidationError, raw: Any, where: str) -> RequestError:
             where=here,
             expected=", ".join(known),
             got=repr(key),
-            remedy=f"{did_you_mean(key, known).capitalize()}.{also}",
+            remedy=did_you_mean(key, known).capitalize() + also,
         )
     if first["type"] == "missing":
         return RequestError(f"The job file lacks the key {path!r}", where=where, remedy=f"Add it.{also}")

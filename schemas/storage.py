@@ -64,6 +64,8 @@ class Location:
         if isinstance(uri, Location):
             return uri
         text = os.fspath(uri)
+        if "\0" in text:
+            raise RequestError("A path holds a NUL character", got=repr(text))
         if _REMOTE.match(text):
             return cls(text.replace("gcs://", "gs://", 1).rstrip("/"))
         if text.startswith("file://"):
@@ -152,8 +154,8 @@ class Location:
 
     def glob(self) -> list[FileInfo]:
         """Files that match this location read as a pattern (`*`, `?`, `[…]`, `**`), sorted by path."""
-        if not any(c in self.uri for c in "*?["):
-            found = self.info()
+        found = self.info()
+        if found or not any(c in self.uri for c in "*?["):
             return [found] if found else []
         if self.is_local:
             paths = sorted(glob.glob(self.uri, recursive=True))

@@ -72,14 +72,18 @@ def mix(job: Job, available: dict[str, int]) -> tuple[list[StagePlan], list[str]
     }
     budget = _budget(job, available)
     tokens = _stage_tokens(job, weights, budget)
+    _refuse_nothing(job, available, budget, tokens)
     warnings: list[str] = []
     if over := _over_cap(tokens, caps):
         if job.mixture.on_shortfall == "error":
             raise _shortfall(job, over, tokens, caps, available, budget)
         if job.mixture.on_shortfall == "shrink":
-            factor = min(Fraction(cap, max(1, _demand(tokens, n))) for n in over if (cap := caps[n]) is not None)
-            while _over_cap(tokens := _stage_tokens(job, weights, int(budget * factor)), caps):
-                factor *= Fraction(999_999, 1_000_000)  # largest remainder may round one token over the cap
+            smaller = int(
+                budget * min(Fraction(cap, max(1, _demand(tokens, n))) for n in over if (cap := caps[n]) is not None)
+            )
+            while _over_cap(tokens := _stage_tokens(job, weights, smaller), caps):
+                smaller -= 1  # largest remainder may round a few tokens over the cap
+            _refuse_nothing(job, available, smaller, tokens)
             warnings.append(
                 f"the budget shrank from {format_count(budget)} to {format_count(sum(map(_total, tokens)))} tokens, "
                 f"since {', '.join(over)} reached max_epochs"
@@ -122,6 +126,26 @@ def effective_tokens(tokens: float, available: float) -> float:
 def _normalise(weights: dict[str, Fraction]) -> dict[str, Fraction]:
     total = sum(weights.values())
     return {n: w / total for n, w in weights.items()} if total else weights
+
+
+def _refuse_nothing(job: Job, available: dict[str, int], budget: int, tokens: list[dict[str, int]]) -> None:
+    """Refuse a plan without tokens, or a stage without any."""
+    if not any(available.values()):
+        raise DataError(
+            "No source has training tokens",
+            where="the token store",
+            expected="at least one document in the train split",
+            remedy="Give more files, or a smaller validation share",
+        )
+    for stage, taken in zip(job.curriculum, tokens, strict=True):
+        if not _total(taken):
+            raise RequestError(
+                f"Stage {stage.stage!r} gets no tokens",
+                where="budget, curriculum",
+                expected="at least one token a stage",
+                got=f"a budget of {budget:,} tokens of {sum(available.values()):,} available",
+                remedy="Raise the budget, or drop the stage",
+            )
 
 
 def _fractions(counts: dict[str, int]) -> dict[str, Fraction]:

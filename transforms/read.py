@@ -167,45 +167,80 @@ def _lines(piece: InputRange, max_record_bytes: int) -> Iterator[tuple[int, byte
     """(offset, line with its end, bytes, problem) of every line from the first that starts in the range on.
 
     Goes on past the range's end; the caller stops. Of a line that is too long only the beginning is kept. With
-    the problem `damaged_file` the line is the error's message and no more lines follow.
+    the problem `damaged_file` the line is the error's message and no more lines follow. A byte order mark is part
+    of the first line's bytes and not of its text.
     """
+    # The line under the first byte started before, unless the byte ahead of it is a line's end.
+    position, skip_first = max(piece.begin - 1, 0), piece.begin > 0
+    kept = min(_EXCERPT_BYTES, max_record_bytes)
+    tail = b""
+    dropped = 0  # bytes of an over-long line that were not kept
+    for data, damage in _blocks(piece):
+        lines = (tail + data).split(b"\n")
+        tail = lines.pop()
+        for line in lines:
+            size = dropped + len(line) + 1
+            if skip_first:
+                skip_first = False
+            elif size > max_record_bytes:
+                yield position, line, size, "too_long"
+            else:
+                yield position, (line.removeprefix(_BOM) if position == 0 else line) + b"\n", size, ""
+            position += size
+            dropped = 0
+        if len(tail) > max_record_bytes:
+            dropped += len(tail) - kept
+            tail = tail[:kept]
+        if damage:
+            yield position, damage.encode(), len(tail) + dropped, "damaged_file"
+            return
+    if (tail or dropped) and not skip_first:
+        size = dropped + len(tail)
+        line = tail.removeprefix(_BOM) if position == 0 else tail
+        yield position, line, size, "too_long" if size > max_record_bytes else ""
+
+
+def _blocks(piece: InputRange) -> Iterator[tuple[bytes, str]]:
+    """(bytes, damage) from just before the range on; a damaged archive ends with what could be read of it."""
+    decoded = 0
     with _open(piece) as stream:
-        position = piece.begin
-        tail = b""
-        dropped = 0  # bytes of an over-long line that were not kept
-        if piece.begin > 0:
-            # The line under the first byte started before, unless the byte ahead of it is a line's end.
-            position -= 1
-        skip_first = piece.begin > 0
         while True:
             try:
                 data = stream.read(_READ_BYTES)
             except OSError as error:
-                yield position, str(error).encode(), len(tail) + dropped, "damaged_file"
+                if piece.compression is None:
+                    raise DataError(
+                        "An input file cannot be read", where=f"source {piece.source!r}, {piece.uri}", got=str(error)
+                    ) from error
+                yield _rescue(piece, decoded), str(error)
                 return
             if not data:
-                break
-            if position == 0 and not tail and not dropped and data.startswith(_BOM):
-                yield 0, b"", len(_BOM), ""
-                position, data = len(_BOM), data[len(_BOM) :]
-            lines = (tail + data).split(b"\n")
-            tail = lines.pop()
-            for line in lines:
-                size = dropped + len(line) + 1
-                if skip_first:
-                    skip_first = False
-                elif size > max_record_bytes:
-                    yield position, line, size, "too_long"
-                else:
-                    yield position, line + b"\n", size, ""
-                position += size
-                dropped = 0
-            if len(tail) > max_record_bytes:
-                dropped += len(tail) - _EXCERPT_BYTES
-                tail = tail[:_EXCERPT_BYTES]
-        if (tail or dropped) and not skip_first:
-            size = dropped + len(tail)
-            yield position, tail, size, "too_long" if size > max_record_bytes else ""
+                return
+            decoded += len(data)
+            yield data, ""
+
+
+def _rescue(piece: InputRange, decoded: int) -> bytes:
+    """What an archive gives after its first `decoded` bytes and before the damage.
+
+    A read that meets the damage loses what it had decoded, so the archive is opened again and read in ever smaller
+    steps, down to single bytes.
+    """
+    rescued = b""
+    step = _READ_BYTES
+    while step > 1:
+        step //= 32
+        with _open(piece) as stream:
+            try:
+                left = decoded + len(rescued)
+                while left:
+                    left -= len(stream.read(min(left, _READ_BYTES)))
+                while data := stream.read(step):
+                    rescued += data
+            except OSError:
+                continue  # the damage again: nearer with the next, smaller step
+            break
+    return rescued
 
 
 def _open(piece: InputRange) -> pa.NativeFile:
@@ -259,11 +294,21 @@ def _paragraphs(piece: InputRange, max_record_bytes: int) -> Iterator[tuple[int,
         size += line_size
         if line_problem or size > max_record_bytes:
             problem = "too_long"
-            held = held[:1] or [line[:_EXCERPT_BYTES]]
+            held = held[:1] or [line[:_EXCERPT_BYTES]]  # enough for the excerpt
         else:
             held.append(line)
     if held:
         yield start, b"".join(held).rstrip(b"\r\n"), size, problem
+
+
+def _ids(column: pa.Array) -> list[object]:
+    """The column's values; None for text that is no UTF-8, so that its place names the document instead."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return list(column.to_pylist())
+    raw = column.cast(pa.large_binary()).to_pylist()
+    return [None if r is None or "\ufffd" in (t := r.decode("utf-8", "replace")) else t for r in raw]
 
 
 def _rows_of_a_batch(parquet: pq.ParquetFile, piece: InputRange) -> int:
@@ -285,7 +330,7 @@ def _read_parquet(piece: InputRange, source: Source, max_record_bytes: int) -> I
         ):
             batch = Records()
             texts = arrow.column(source.text).cast(pa.large_binary()).to_pylist()
-            ids = arrow.column(source.id).to_pylist() if source.id else [None] * len(texts)
+            ids = _ids(arrow.column(source.id)) if source.id else [None] * len(texts)
             for raw, doc_id in zip(texts, ids, strict=True):
                 if raw is None:
                     batch.reject(row, "missing_text", f"column {source.text!r} is null", b"", 0)

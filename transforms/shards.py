@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -50,14 +51,28 @@ def bucket_tables(table: pa.Table, lengths: list[int], seed: int) -> Iterator[tu
             yield length, table.take(pa.array(rows[np.argsort(order[rows], kind="stable")]))
 
 
-def row_group_rows(tokens: int, rows: int) -> int:
-    """Rows of a row group: even groups of at least `ROW_GROUP_TOKENS` tokens, where the shard has them."""
-    groups = max(1, tokens // ROW_GROUP_TOKENS)
-    size = -(-rows // groups)
-    while groups > 1 and (rows - 1) % size + 1 < size * 0.9:  # a last group too far below the others
-        groups -= 1
-        size = -(-rows // groups)
-    return size
+def row_group_rows(lengths: npt.NDArray[np.integer]) -> int:
+    """Rows of a row group: as small as leaves every group at least `ROW_GROUP_TOKENS` tokens.
+
+    Sizes up to twice the smallest are tried; where none does for the last group, the one that comes nearest is taken,
+    and a shard with fewer tokens is one group.
+
+    Args:
+      lengths: tokens of each row, int [rows].
+    """
+    rows, ends = len(lengths), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    groups = int(ends[-1]) // ROW_GROUP_TOKENS
+    if groups <= 1:
+        return rows
+    least = -(-rows // groups)
+    best, best_tokens = rows, 0
+    for size in np.unique(np.linspace(least, min(rows, 2 * least), 64).astype(np.int64)).tolist():
+        smallest = int(np.diff(ends[np.append(np.arange(0, rows, size), rows)]).min())
+        if smallest >= ROW_GROUP_TOKENS:
+            return size
+        if smallest > best_tokens:
+            best, best_tokens = size, smallest
+    return best
 
 
 def write_shard(dataset: Location, name: ShardName, table: pa.Table, fingerprint: str) -> dict[str, Any]:
@@ -66,8 +81,8 @@ def write_shard(dataset: Location, name: ShardName, table: pa.Table, fingerprint
     Returns:
       Its row of `shards.parquet` without `block`.
     """
-    tokens, rows = int(pc.sum(table["length"]).as_py()), table.num_rows
-    size = row_group_rows(tokens, rows)
+    lengths = table["length"].to_numpy()
+    tokens, rows, size = int(lengths.sum(dtype=np.int64)), table.num_rows, row_group_rows(lengths)
     table = table.unify_dictionaries().replace_schema_metadata({FINGERPRINT_KEY: fingerprint.encode()})
     place = dataset / name.path
 

@@ -49,7 +49,7 @@ def sample_texts(job: Job, ranges: dict[str, list[InputRange]], on_bytes: Callab
             wanted = int(job.tokenizer.train.sample_bytes * weights[source.name])
             chosen = _sample_source(job, source, ranges[source.name], wanted)
             texts += chosen
-            on_bytes(sum(map(len, chosen)))
+            on_bytes(sum(len(text.encode()) for text in chosen))
     if not texts:
         raise DataError("There is no text to train a tokenizer on", where="sources", got="no readable document")
     return texts
@@ -66,10 +66,9 @@ def _sample_source(job: Job, source: Source, ranges: list[InputRange], wanted_by
             train = ~validation_mask(keys, job.splits.validation)
             hashes = draw(job.seed, "tokenizer.document", keys)
             for j in np.flatnonzero(train).tolist():
-                text = records.texts[j]
-                held.append((int(hashes[j]), int(keys[j]), text))
-                held_bytes += len(text)
-                seen_bytes += len(text)
+                held.append((int(hashes[j]), int(keys[j]), records.texts[j]))
+                held_bytes += (size := len(records.texts[j].encode()))
+                seen_bytes += size
             if held_bytes > 4 * max(wanted_bytes, 1):
                 held, held_bytes = _smallest(held, wanted_bytes)
         if seen_bytes >= _OVERSAMPLE * wanted_bytes:
@@ -80,7 +79,7 @@ def _sample_source(job: Job, source: Source, ranges: list[InputRange], wanted_by
 def _smallest(held: list[tuple[int, int, str]], wanted_bytes: int) -> tuple[list[tuple[int, int, str]], int]:
     """The documents of the smallest hashes whose texts reach the bytes wanted, and their size."""
     held = sorted(held)
-    sizes = np.cumsum([len(text) for _, _, text in held])
+    sizes = np.cumsum([len(text.encode()) for _, _, text in held])
     count = min(len(held), int(np.searchsorted(sizes, wanted_bytes)) + 1)
     return held[:count], int(sizes[count - 1]) if count else 0
 
@@ -162,7 +161,7 @@ def _unigram(spec: TrainTokenizer, texts: list[str]) -> Tokenizer:
             sentence_iterator=_sentences(texts, normalizer.normalize_str),
             model_writer=model,
             model_type="unigram",
-            vocab_size=spec.vocab_size - len(TRAINED_SPECIAL_TOKENS) + 1,
+            vocab_size=spec.vocab_size - len(TRAINED_SPECIAL_TOKENS) + 1,  # it counts an unknown token too
             hard_vocab_limit=False,
             normalization_rule_name="identity",
             character_coverage=0.9995,
@@ -183,8 +182,10 @@ def _unigram(spec: TrainTokenizer, texts: list[str]) -> Tokenizer:
     learnt = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     pieces = [(learnt.id_to_piece(i), learnt.get_score(i)) for i in range(1, learnt.get_piece_size())]
     taken = set(TRAINED_SPECIAL_TOKENS)
-    vocab = [(t, 0.0) for t in TRAINED_SPECIAL_TOKENS] + [(p, s) for p, s in pieces if p not in taken]
-    tokenizer = Tokenizer(models.Unigram(vocab, unk_id=TRAINED_SPECIAL_TOKENS.index("[UNK]")))
+    # Special tokens are no pieces: a piece can be matched inside a text, however unlikely its score. The unknown
+    # token has to be one, and gets a score at which any other way to spell its name is better.
+    vocab = [("[UNK]", -1e4), *((p, score) for p, score in pieces if p not in taken)]
+    tokenizer = Tokenizer(models.Unigram(vocab, unk_id=0))
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
     tokenizer.add_special_tokens(_special())

@@ -33,8 +33,8 @@ TRAINED_SPECIAL_TOKENS = (
     *("<fim_prefix>", "<fim_middle>", "<fim_suffix>"),
     *("[NLU]", "[NLG]", "[S2S]"),
 )
-"""Special tokens of a trained vocabulary, in the order of their ids from 0: BERT's, sentinels (T5), fill in the
-middle (StarCoder's names) and the mode tokens of UL2 (R, X and S denoisers)."""
+"""Special tokens of a trained vocabulary: its first ids, or its last for `unigram`. BERT's, sentinels (T5), fill in
+the middle (StarCoder's names) and the mode tokens of UL2 (R, X and S denoisers)."""
 
 
 @dataclass(frozen=True)

@@ -282,9 +282,6 @@ def test_what_is_no_mapping_in_yaml_is_said(text: str, says: str) -> None:
     assert says in refused(text)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="BUG schemas/jobfile.py: TypeError, IndexError, KeyError or AttributeError of YAML"
-)
 @pytest.mark.parametrize(
     "text",
     ["? [1]\n: 2\n", "? {a: 1}\n: 2\n", 'seed: !!int ""\n', 'seed: !!bool "maybe"\n', 'seed: !!timestamp "x"\n'],
@@ -293,7 +290,6 @@ def test_odd_but_parseable_yaml_is_no_traceback(text: str) -> None:
     refused(yaml.safe_dump({k: v for k, v in GOOD.items() if k != "seed"}) + text)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG schemas/counts.py: decimal.Overflow passes through pydantic")
 def test_an_absurd_count_is_no_traceback() -> None:
     refused(changed("budget", value={"tokens": "1e9999999"}))
 
@@ -305,7 +301,6 @@ def test_a_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
             load_job(str(tmp_path / path))
 
 
-@pytest.mark.xfail(strict=True, reason="BUG schemas/jobfile.py load_job: NotADirectoryError is not caught")
 def test_a_path_through_a_file_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(RequestError):
@@ -407,7 +402,6 @@ def test_the_json_schema_accepts_the_good_job_and_refuses_unknown_keys() -> None
         assert list(validator.iter_errors(_listed(changed(*path, key, value=1)))), key
 
 
-@pytest.mark.xfail(strict=True, reason="BUG schemas/job.py Source.files: the JSON Schema allows no single string")
 def test_the_json_schema_accepts_one_file_without_brackets_as_the_loader_does() -> None:
     jsonschema = pytest.importorskip("jsonschema")
     assert list(jsonschema.Draft202012Validator(job_schema()).iter_errors(GOOD)) == []

@@ -153,7 +153,6 @@ def test_shrink_keeps_the_ratios_and_every_cap_and_shrinks_no_more_than_it_must(
     assert total >= wanted * (1 - 2e-6) - 2 * whole * (case["stages"] + 1)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG transforms/mixture.py mix: shrinks by 1e-6 a step, hangs")
 def test_shrink_ends_after_few_steps_for_small_sources_too(monkeypatch: pytest.MonkeyPatch) -> None:
     steps = 0
     real = mixture._stage_tokens

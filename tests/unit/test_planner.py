@@ -314,7 +314,6 @@ def test_a_blocks_fingerprint_follows_what_it_is_made_from() -> None:
     assert len({base, *others}) == 5
 
 
-@pytest.mark.xfail(strict=True, reason="BUG transforms/planner.py: raw ZeroDivisionError or ValueError from numpy")
 @pytest.mark.parametrize("case", ["no tokens at all", "a budget of no token", "a stage of no token"])
 def test_a_plan_of_nothing_is_an_error_a_person_can_act_on(case: str) -> None:
     tables = {"a": chunks_of("a", [])} if case == "no tokens at all" else table_of({"a": [[100]]})

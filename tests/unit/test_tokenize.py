@@ -108,12 +108,7 @@ def test_ids_are_those_of_tokenizers_and_every_document_is_in_one_split(
     [
         "bpe",
         "wordpiece",
-        pytest.param(
-            "unigram",
-            marks=pytest.mark.xfail(
-                strict=True, reason="BUG tokenizer_training._unigram: names of special tokens are pieces of score 0"
-            ),
-        ),
+        pytest.param("unigram"),
     ],
 )
 def test_names_of_special_tokens_in_a_text_never_become_special_ids(tokenizers: Tokenizers, model: str) -> None:
