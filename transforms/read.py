@@ -15,16 +15,12 @@ import pyarrow.parquet as pq
 
 from schemas.errors import DataError
 from schemas.job import Source
-from schemas.storage import Location
 from schemas.store import InputRange
 from transforms.inputs import open_parquet
+from transforms.lines import EXCERPT_BYTES, lines, paragraphs
 
 BATCH_BYTES = 2**20
 """About this many bytes of records come in one batch."""
-
-_READ_BYTES = 2**20
-_EXCERPT_BYTES = 200
-_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -66,7 +62,7 @@ class Records:
 
     def reject(self, offset: int, reason: str, detail: str, raw: bytes, size_bytes: int) -> None:
         """Add a reject whose record takes `size_bytes`."""
-        excerpt = raw[:_EXCERPT_BYTES].decode("utf-8", "replace")
+        excerpt = raw[:EXCERPT_BYTES].decode("utf-8", "replace")
         self.rejects.append(Reject(offset, reason, detail, size_bytes, excerpt))
         self.read_bytes += size_bytes
 
@@ -96,9 +92,9 @@ def read_records(piece: InputRange, source: Source, max_record_bytes: int) -> It
 
 
 def _read_lines(piece: InputRange, source: Source, max_record_bytes: int) -> Iterator[Records]:
-    lines = _paragraphs if piece.format == "txt" else _single_lines
+    records = paragraphs if piece.format == "txt" else lines
     batch = Records()
-    for offset, raw, size, problem in lines(piece, max_record_bytes):
+    for offset, raw, size, problem in records(piece, max_record_bytes):
         if problem == "damaged_file":
             batch.reject(offset, problem, raw.decode(), b"", size)
         elif problem:
@@ -161,144 +157,6 @@ def _doc_id(value: object, piece: InputRange, offset: int) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return f"{piece.file}:{offset}"
-
-
-def _lines(piece: InputRange, max_record_bytes: int) -> Iterator[tuple[int, bytes, int, str]]:
-    """(offset, line with its end, bytes, problem) of every line from the first that starts in the range on.
-
-    Goes on past the range's end; the caller stops. Of a line that is too long only the beginning is kept. With
-    the problem `damaged_file` the line is the error's message and no more lines follow. A byte order mark is part
-    of the first line's bytes and not of its text.
-    """
-    # The line under the first byte started before, unless the byte ahead of it is a line's end.
-    position, skip_first = max(piece.begin - 1, 0), piece.begin > 0
-    kept = min(_EXCERPT_BYTES, max_record_bytes)
-    tail = b""
-    dropped = 0  # bytes of an over-long line that were not kept
-    for data, damage in _blocks(piece):
-        lines = (tail + data).split(b"\n")
-        tail = lines.pop()
-        for line in lines:
-            size = dropped + len(line) + 1
-            if skip_first:
-                skip_first = False
-            elif size > max_record_bytes:
-                yield position, line, size, "too_long"
-            else:
-                yield position, (line.removeprefix(_BOM) if position == 0 else line) + b"\n", size, ""
-            position += size
-            dropped = 0
-        if len(tail) > max_record_bytes:
-            dropped += len(tail) - kept
-            tail = tail[:kept]
-        if damage:
-            yield position, damage.encode(), len(tail) + dropped, "damaged_file"
-            return
-    if (tail or dropped) and not skip_first:
-        size = dropped + len(tail)
-        line = tail.removeprefix(_BOM) if position == 0 else tail
-        yield position, line, size, "too_long" if size > max_record_bytes else ""
-
-
-def _blocks(piece: InputRange) -> Iterator[tuple[bytes, str]]:
-    """(bytes, damage) from just before the range on; a damaged archive ends with what could be read of it."""
-    decoded = 0
-    with _open(piece) as stream:
-        while True:
-            try:
-                data = stream.read(_READ_BYTES)
-            except OSError as error:
-                if piece.compression is None:
-                    raise DataError(
-                        "An input file cannot be read", where=f"source {piece.source!r}, {piece.uri}", got=str(error)
-                    ) from error
-                yield _rescue(piece, decoded), str(error)
-                return
-            if not data:
-                return
-            decoded += len(data)
-            yield data, ""
-
-
-def _rescue(piece: InputRange, decoded: int) -> bytes:
-    """What an archive gives after its first `decoded` bytes and before the damage.
-
-    A read that meets the damage loses what it had decoded, so the archive is opened again and read in ever smaller
-    steps, down to single bytes.
-    """
-    rescued = b""
-    step = _READ_BYTES
-    while step > 1:
-        step //= 32
-        with _open(piece) as stream:
-            try:
-                left = decoded + len(rescued)
-                while left:
-                    left -= len(stream.read(min(left, _READ_BYTES)))
-                while data := stream.read(step):
-                    rescued += data
-            except OSError:
-                continue  # the damage again: nearer with the next, smaller step
-            break
-    return rescued
-
-
-def _open(piece: InputRange) -> pa.NativeFile:
-    place = Location(piece.uri)
-    if piece.compression:
-        return place.open_stream(piece.compression)
-    file = place.open_input()
-    file.seek(max(piece.begin - 1, 0))
-    return file
-
-
-def _ends(piece: InputRange, offset: int) -> bool:
-    return piece.compression is None and offset >= piece.end
-
-
-def _single_lines(piece: InputRange, max_record_bytes: int) -> Iterator[tuple[int, bytes, int, str]]:
-    """One record a line, without its line end."""
-    for offset, line, size, problem in _lines(piece, max_record_bytes):
-        if _ends(piece, offset):
-            return
-        yield offset, line.rstrip(b"\r\n"), size, problem
-
-
-def _paragraphs(piece: InputRange, max_record_bytes: int) -> Iterator[tuple[int, bytes, int, str]]:
-    """One record a run of lines between blank lines.
-
-    A document belongs to the range that holds the last blank line before it (the first document of a file: to
-    the first range), which both neighbours can tell without reading back.
-    """
-    mine = piece.begin == 0
-    start, size, problem = 0, 0, ""
-    held: list[bytes] = []
-    for offset, line, line_size, line_problem in _lines(piece, max_record_bytes):
-        blank = not line_problem and not line.strip()
-        if blank or line_problem == "damaged_file":
-            if held:
-                yield start, b"".join(held).rstrip(b"\r\n"), size, problem
-                held, size, problem = [], 0, ""
-            if line_problem:
-                yield offset, line, line_size, line_problem
-            elif _ends(piece, offset):
-                return
-            else:
-                mine = True
-                yield offset, b"", line_size, ""
-            continue
-        if not mine:
-            continue
-        if not held:
-            start = offset
-        size += line_size
-        if line_problem or size > max_record_bytes:
-            problem = "too_long"
-            held = held[:1] or [line[:_EXCERPT_BYTES]]  # enough for the excerpt
-        else:
-            held.append(line)
-    if held:
-        yield start, b"".join(held).rstrip(b"\r\n"), size, problem
 
 
 def _ids(column: pa.Array) -> list[object]:

@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 from schemas.fingerprint import fingerprint
 from schemas.job import Source
 from schemas.keys import document_keys, validation_mask
-from schemas.storage import HashingSink, Location, atomic_output
+from schemas.storage import Location, atomic_output
 from schemas.store import (
     CHUNK_TOKENS,
     SPLITS,
@@ -35,13 +35,11 @@ from schemas.store import (
     rejects_location,
     sidecar_location,
 )
-from schemas.tables import FORMAT_VERSION, REJECTS, TOKEN_STORE, parquet_options
-from transforms.ragged import Ragged, concatenate
+from schemas.tables import FORMAT_VERSION, REJECTS
+from transforms.parts import PartWriter
+from transforms.ragged import Ragged
 from transforms.read import Records, Reject, read_records
 from transforms.vocabulary import load_tokenizer
-
-_EXACT_LENGTHS = 8192
-"""Document lengths up to this are counted exactly in a sidecar, longer ones to three digits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,72 +106,6 @@ def _tokenizer(uri: str, sha256: str) -> Tokenizer:
     return load_tokenizer(Location(uri).read_bytes(), where=uri)
 
 
-@dataclass
-class _PartWriter:
-    """Writes one split's part chunk by chunk; a chunk closes at the first document that fills it."""
-
-    place: Location
-    stack: contextlib.ExitStack
-    keys: list[npt.NDArray[np.uint64]] = field(default_factory=list)
-    ids: list[Ragged] = field(default_factory=list)
-    doc_ids: list[str] = field(default_factory=list)
-    pending_tokens: int = 0
-    chunks: list[tuple[int, int]] = field(default_factory=list)
-    lengths: Counter[int] = field(default_factory=Counter)
-    text_bytes: int = 0
-    sink: HashingSink | None = None
-    writer: pq.ParquetWriter | None = None
-
-    def add(self, keys: npt.NDArray[np.uint64], ids: Ragged, doc_ids: list[str], text_bytes: int) -> None:
-        self.keys.append(keys)
-        self.ids.append(ids)
-        self.doc_ids += doc_ids
-        self.text_bytes += text_bytes
-        self.pending_tokens += len(ids.flat)
-        if self.pending_tokens >= CHUNK_TOKENS:
-            self._flush(final=False)
-
-    def close(self) -> None:
-        self._flush(final=True)
-        if self.writer is not None:
-            self.writer.close()
-
-    def _flush(self, *, final: bool) -> None:
-        ids, keys = concatenate(self.ids, np.int32), np.concatenate([*self.keys, np.zeros(0, np.uint64)])
-        begin = 0
-        while True:
-            # A chunk ends with the document that brings it to CHUNK_TOKENS, whatever the batches were.
-            stop = int(np.searchsorted(ids.offsets, ids.offsets[begin] + CHUNK_TOKENS, side="left"))
-            if stop > len(ids):
-                break
-            self._write(ids, keys, begin, stop)
-            begin = stop
-        if final and begin < len(ids):
-            self._write(ids, keys, begin, len(ids))
-            begin = len(ids)
-        rest = Ragged(ids.flat[ids.offsets[begin] :], ids.offsets[begin:] - ids.offsets[begin])
-        self.ids, self.keys, self.doc_ids = [rest], [keys[begin:]], self.doc_ids[begin:]
-        self.pending_tokens = len(rest.flat)
-
-    def _write(self, ids: Ragged, keys: npt.NDArray[np.uint64], begin: int, stop: int) -> None:
-        chunk = Ragged(
-            ids.flat[ids.offsets[begin] : ids.offsets[stop]], ids.offsets[begin : stop + 1] - ids.offsets[begin]
-        )
-        if self.writer is None:
-            self.sink = self.stack.enter_context(atomic_output(self.place))
-            self.writer = pq.ParquetWriter(
-                pa.PythonFile(self.sink, mode="w"), TOKEN_STORE, **parquet_options(TOKEN_STORE)
-            )
-            self.stack.callback(self.writer.close)  # before the sink closes, also after an error
-        table = pa.table([keys[begin:stop], self.doc_ids[begin:stop], chunk.to_arrow(pa.int32())], schema=TOKEN_STORE)
-        self.writer.write_table(table, row_group_size=table.num_rows)
-        self.chunks.append((stop - begin, len(chunk.flat)))
-        lengths = chunk.lengths
-        scale = 10 ** np.maximum(0, np.floor(np.log10(lengths)).astype(np.int64) - 2)
-        rounded = np.where(lengths <= _EXACT_LENGTHS, lengths, lengths // scale * scale)
-        self.lengths.update(dict(zip(*(a.tolist() for a in np.unique(rounded, return_counts=True)), strict=True)))
-
-
 def tokenize_range(piece: InputRange, options: TokenizeOptions) -> dict[Split, PartSidecar]:
     """Tokenize one range into the store, unless that is done already.
 
@@ -193,7 +125,7 @@ def tokenize_range(piece: InputRange, options: TokenizeOptions) -> dict[Split, P
         sidecar_location(store, piece.source, split, piece.part).remove()
     totals = _Totals()
     with contextlib.ExitStack() as stack:
-        writers = {s: _PartWriter(places[s], stack) for s in SPLITS}
+        writers = {s: PartWriter(places[s], stack) for s in SPLITS}
         for batch in _tokenized(piece, options, totals):
             for split, (keys, ids, doc_ids, text_bytes) in batch.items():
                 writers[split].add(keys, ids, doc_ids, text_bytes)

@@ -19,6 +19,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from unit_helpers import cases, input_range, source
 
+import transforms.lines as lines
 import transforms.read as read
 from schemas.errors import DataError, RequestError
 from schemas.job import Source
@@ -130,7 +131,7 @@ def test_every_text_record_is_read_once_in_order_wherever_the_file_is_cut(
     path = tmp_path / "file"
     path.write_bytes(data)
     pieces = cut(path, kind, cuts) if data else [input_range(path, kind)]
-    with patch.object(read, "_READ_BYTES", read_bytes), patch.object(read, "BATCH_BYTES", batch_bytes):
+    with patch.object(lines, "_READ_BYTES", read_bytes), patch.object(read, "BATCH_BYTES", batch_bytes):
         found, total = read_all(pieces)
     assert found == oracle(data, LIMIT)
     assert total == len(data)
@@ -183,7 +184,7 @@ def test_every_json_record_is_read_once_in_order_wherever_the_file_is_cut(
     path = tmp_path / "file"
     path.write_bytes(data)
     pieces = cut(path, "jsonl", cuts) if data else [input_range(path, "jsonl")]
-    with patch.object(read, "_READ_BYTES", read_bytes), patch.object(read, "BATCH_BYTES", batch_bytes):
+    with patch.object(lines, "_READ_BYTES", read_bytes), patch.object(read, "BATCH_BYTES", batch_bytes):
         found, total = read_all(pieces)
     assert found == expected
     assert total == len(data)
@@ -213,7 +214,7 @@ def test_a_limit_below_the_excerpt_keeps_the_offsets_and_the_accounts(tmp_path: 
     data = b"aaaa\n" + b"b" * 42 + b"\ndd\n"
     path = tmp_path / "file"
     path.write_bytes(data)
-    with patch.object(read, "_READ_BYTES", 16):
+    with patch.object(lines, "_READ_BYTES", 16):
         found, total = read_all([input_range(path, "lines")], limit=10)
     assert found == lines_oracle(data, 10)
     assert total == len(data)
@@ -305,8 +306,8 @@ def test_a_damaged_file_ends_with_the_paragraph_it_was_in(tmp_path: Path) -> Non
     path = tmp_path / "packed"
     path.write_bytes(gzip.compress(b"one\n\ntwo\n")[:-4])
     found, _ = read_all([input_range(path, "txt", compression="gzip")])
-    assert [f[1] for f in found][-1] == "damaged_file"
-    assert [f[1] for f in found].count("damaged_file") == 1
+    # The second paragraph may have lost its end, so it is no document.
+    assert found == [(0, "document", "one"), (5, "damaged_file", "")]
 
 
 def test_a_file_that_has_gone_is_an_error_that_names_it(tmp_path: Path) -> None:

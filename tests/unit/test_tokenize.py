@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from unit_helpers import cases, input_range, source
 
+import transforms.parts as parts
 import transforms.read as read
 import transforms.tokenize as tokenize
 from schemas.errors import DataError
@@ -136,7 +137,7 @@ def test_a_chunk_closes_at_the_document_that_fills_it_however_the_file_is_read(
     stores = []
     for i, batch_bytes in enumerate(batches):
         opts = options(tmp_path, tokenizers, store=str(tmp_path / f"store{i}"))
-        with patch.object(read, "BATCH_BYTES", batch_bytes), patch.object(tokenize, "CHUNK_TOKENS", chunk):
+        with patch.object(read, "BATCH_BYTES", batch_bytes), patch.object(parts, "CHUNK_TOKENS", chunk):
             sidecars = tokenize_range(input_range(path, "jsonl"), opts)
         stores.append(committed(opts.store))
         for split, sidecar in sidecars.items():
@@ -159,7 +160,7 @@ def test_a_chunk_closes_at_the_document_that_fills_it_however_the_file_is_read(
 
 def test_a_chunk_that_is_exactly_full_is_closed(tmp_path: Path, tokenizers: Tokenizers) -> None:
     path = corpus(tmp_path, ["~" * n for n in (3, 4, 2, 5, 1)])  # no merge of this letter was learnt: 1 token each
-    with patch.object(tokenize, "CHUNK_TOKENS", 7):
+    with patch.object(parts, "CHUNK_TOKENS", 7):
         sidecars = tokenize_range(input_range(path, "jsonl"), options(tmp_path, tokenizers, validation=0.0))
     assert sidecars["train"].chunks == [(2, 7), (2, 7), (1, 1)]
 
@@ -328,7 +329,7 @@ def test_a_run_that_fails_commits_nothing(
         return real(*args)
 
     monkeypatch.setattr(tokenize, "encode_batch", fail_later)
-    monkeypatch.setattr(tokenize, "CHUNK_TOKENS", 50)
+    monkeypatch.setattr(parts, "CHUNK_TOKENS", 50)
     monkeypatch.setattr(read, "BATCH_BYTES", 500)
     with pytest.raises(RuntimeError, match="killed"):
         tokenize_range(piece, opts)
