@@ -242,4 +242,5 @@ def _tokenizer_record(dataset: Location, manifest: Manifest) -> TokenizerRecord 
         vocab_size=vocabulary.size,
         special_ids=vocabulary.special_ids,
         special_token_ids=vocabulary.special_token_ids,
+        sentinel_ids=vocabulary.sentinel_ids.tolist(),
     )

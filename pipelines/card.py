@@ -15,7 +15,7 @@ _COLUMNS = {
     "copy": "which pass over the source",
 }
 _MASKS = {"mask_positions": "positions that are predicted, ascending", "mask_labels": "the original ids at them"}
-_MORE = {"mlm": _MASKS}
+_MORE = {"mlm": _MASKS, "span_corruption": {"target_ids": "sentinels, the tokens they hide, and EOS"}}
 
 
 def dataset_card(manifest: Manifest) -> str:

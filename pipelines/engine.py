@@ -11,7 +11,9 @@ import contextlib
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +24,7 @@ Merge = Callable[[bytes, bytes], bytes]
 
 _LOCAL = {"FnApiRunner", "DirectRunner"}
 _ITEMS_A_DESCRIPTOR = 1000
+_GRACE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,12 @@ class Engine:
             # The tokenizer must not start threads of its own beside one process a core.
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
             try:
-                graph.run(label, options, lanes or descriptors(items), work, merge, result_uri)
+                with _watch_workers() as died:
+                    graph.run(label, options, lanes or descriptors(items), work, merge, result_uri)
+            except KeyboardInterrupt:
+                if died.is_set():
+                    raise _worker_died(label) from None
+                raise
             except Exception as error:
                 raise _readable(error, label) from error
 
@@ -146,14 +154,42 @@ def _readable(error: Exception, label: str) -> Exception:
     if wired := error_from_wire(text):
         return wired
     if re.search(r"Channel closed prematurely|worker sdk .* failed|Socket closed|StatusCode\.CANCELLED", text):
-        return DataError(
-            "A worker process died",
-            where=label,
-            got="the connection to it closed, most often since it was killed or ran out of memory",
-            remedy="Run the same command again, what is finished is kept; with less memory use fewer workers "
-            "(--direct_num_workers=1)",
-        )
+        return _worker_died(label)
     return error
+
+
+def _worker_died(label: str) -> DataError:
+    return DataError(
+        "A worker process died",
+        where=label,
+        got="the connection to it closed, most often since it was killed or ran out of memory",
+        remedy="Run the same command again, what is finished is kept; with less memory use fewer workers "
+        "(--direct_num_workers=1)",
+    )
+
+
+@contextlib.contextmanager
+def _watch_workers() -> Iterator[threading.Event]:
+    """End the run if a local worker process dies, which Beam waits for without end if it dies before it connects.
+
+    Beam raises for such a process in the thread that waits for it, where nobody listens; that is noticed here, and
+    if Beam does not end by itself soon, the main thread is interrupted.
+    """
+    died, ended, before = threading.Event(), threading.Event(), threading.excepthook
+
+    def notice(args: threading.ExceptHookArgs) -> None:
+        if "Worker subprocess exited" not in str(args.exc_value):
+            before(args)
+        elif not ended.wait(_GRACE_SECONDS):
+            died.set()
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    threading.excepthook = notice
+    try:
+        yield died
+    finally:
+        ended.set()
+        threading.excepthook = before
 
 
 @contextlib.contextmanager

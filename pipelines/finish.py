@@ -156,6 +156,7 @@ def _manifest(
             vocab_size=vocabulary.size,
             special_ids=vocabulary.special_ids,
             special_token_ids=vocabulary.special_token_ids,
+            sentinel_ids=vocabulary.sentinel_ids.tolist(),
         ),
         objective=run.resolved_objective(vocabulary),
         sources=sources,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from schemas.base import Frozen
 from schemas.errors import DataError, RequestError
@@ -25,6 +25,8 @@ class TokenizerRecord(Frozen):
     """By role: pad, unk, cls, sep, mask, bos, eos, as far as the vocabulary has them."""
     special_token_ids: list[int]
     """All ids that never stand for text, sentinels included, ascending."""
+    sentinel_ids: list[int] = Field(default_factory=list)
+    """Of `<extra_id_0>` and on, as far as the vocabulary has them."""
 
 
 class SourceRecord(Frozen):

@@ -46,5 +46,18 @@ class Mlm(Frozen):
         return self
 
 
-Objective = Annotated[Causal | Mlm, Field(discriminator="kind")]
-OBJECTIVE_KINDS = ("causal", "mlm")
+class SpanCorruption(Frozen):
+    """Span corruption (T5): spans are replaced by sentinels, the target gives them back."""
+
+    kind: Literal["span_corruption"] = "span_corruption"
+    noise_density: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Share of a piece's tokens that are noise."""
+    mean_noise_span_length: Annotated[float, Field(ge=1)] = 3.0
+    """Noise tokens a span on average."""
+    pack: Literal["document"] = "document"
+    """`document`: a row is one document, or one piece of a document cut at the longest raw length that fits."""
+
+
+Objective = Annotated[Causal | Mlm | SpanCorruption, Field(discriminator="kind")]
+AnyObjective = Causal | Mlm | SpanCorruption
+"""The same union without pydantic's discriminator, for annotations."""

@@ -91,9 +91,12 @@ _MASKS = [
     pa.field("mask_labels", pa.list_(pa.int32()), nullable=False),
 ]
 
+_TARGET = [pa.field("target_ids", pa.list_(pa.int32()), nullable=False)]
+
 EXAMPLES: dict[str, pa.Schema] = {
     "causal": pa.schema(_PROVENANCE),
     "mlm": pa.schema(_PROVENANCE + _MASKS),
+    "span_corruption": pa.schema(_PROVENANCE + _TARGET),
 }
 """Columns of a shard by kind of objective."""
 

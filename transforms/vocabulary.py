@@ -49,6 +49,8 @@ class Vocabulary:
     """By role: pad, unk, cls, sep, mask, bos, eos, as far as the vocabulary has them."""
     is_special: npt.NDArray[np.bool_]
     """bool [size]; True for ids that never stand for text: specials, sentinels and ids without a token."""
+    sentinel_ids: npt.NDArray[np.int32]
+    """int32 ids of `<extra_id_0>`, `<extra_id_1>` … up to the first that the vocabulary lacks."""
     starts_word: npt.NDArray[np.bool_] | None
     """bool [size]; False for tokens that continue a word. None where the vocabulary does not tell."""
 
@@ -98,13 +100,15 @@ def read_vocabulary(data: bytes, names: dict[str, str] | None = None, *, where: 
             roles[role] = vocab[candidates[0]]
     is_special = np.ones(size, dtype=bool)
     is_special[list(vocab.values())] = False
-    is_special[[vocab[t] for t in added | {s for s in SENTINELS if s in vocab}]] = True
+    is_special[[vocab[t] for t in added]] = True
+    is_special[_sentinels(vocab)] = True
     is_special[list(roles.values())] = True
     return Vocabulary(
         sha256=hashlib.sha256(data).hexdigest(),
         size=size,
         special_ids=roles,
         is_special=is_special,
+        sentinel_ids=_sentinels(vocab),
         starts_word=_word_starts(json.loads(data), vocab, size),
     )
 
@@ -114,7 +118,8 @@ def future_vocabulary(size: int) -> Vocabulary:
     is_special = np.zeros(size, dtype=bool)
     is_special[: len(TRAINED_SPECIAL_TOKENS)] = True
     roles = {role: TRAINED_SPECIAL_TOKENS.index(names[0]) for role, names in _USUAL.items()}
-    return Vocabulary("", size, roles, is_special, np.ones(size, dtype=bool))
+    sentinels = np.arange(len(SENTINELS), dtype=np.int32) + TRAINED_SPECIAL_TOKENS.index(SENTINELS[0])
+    return Vocabulary("", size, roles, is_special, sentinels, np.ones(size, dtype=bool))
 
 
 def load_tokenizer(data: bytes, *, where: str = "tokenizer") -> Tokenizer:
@@ -136,6 +141,13 @@ def load_tokenizer(data: bytes, *, where: str = "tokenizer") -> Tokenizer:
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
     return tokenizer
+
+
+def _sentinels(vocab: dict[str, int]) -> npt.NDArray[np.int32]:
+    ids: list[int] = []
+    while (name := f"<extra_id_{len(ids)}>") in vocab:
+        ids.append(vocab[name])
+    return np.array(ids, dtype=np.int32)
 
 
 def _word_starts(spec: dict[str, Any], vocab: dict[str, int], size: int) -> npt.NDArray[np.bool_] | None:

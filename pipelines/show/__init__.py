@@ -15,6 +15,7 @@ _STYLES = {
     "mask": "bold red",
     "random": "bold yellow",
     "kept": "bold green",
+    "sentinel": "bold cyan",
     "rest": "dim italic",
 }
 
@@ -53,6 +54,10 @@ def show(
         legend = Text("[MASK=x] masked, x is the label", style=_STYLES["mask"])
         legend.append(" · ").append("[x→y] x is the label, y is shown", style=_STYLES["random"])
         console.print(legend.append(" · ").append("[kept x] predicted, shown as it is", style=_STYLES["kept"]))
+    if "sentinel" in kinds:
+        console.print(
+            Text("[<extra_id_0>=x] a sentinel stands for x, the target gives x back", style=_STYLES["sentinel"])
+        )
 
 
 __all__ = ["Example", "Span", "pick_examples", "show"]

@@ -6,6 +6,7 @@ What is masked stays readable without colour: `[MASK=word]`, `[word→other]` an
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,7 @@ class Span:
     """A stretch of a row that is shown alike."""
 
     kind: str
-    """text, special, boundary, mask, random, kept or rest."""
+    """text, special, boundary, mask, random, kept, sentinel or rest."""
     text: str
     """With marks that keep its meaning without colour."""
 
@@ -203,6 +204,7 @@ def _spans(
     mask_id = manifest.tokenizer.special_ids.get("mask")
     labels = dict(zip(values.get("mask_positions", ()), values.get("mask_labels", ()), strict=False))
     starts = _document_starts(values, kind)
+    hidden = _hidden_spans(values.get("target_ids", ()), manifest)
     spans: list[Span] = []
     run: list[int] = []
 
@@ -219,6 +221,11 @@ def _spans(
         if place in labels:
             close_run()
             spans += _masked(token, labels[place], mask_id, surfaces)
+        elif token in hidden:
+            close_run()
+            text = surfaces.text(hidden[token])
+            spans += [Span("text", " ")] if text.startswith(" ") else []
+            spans.append(Span("sentinel", f"[{surfaces.name(token)}={text.strip()}]"))
         elif token in special:
             close_run()
             spans.append(Span("special", f" {surfaces.name(token)}"))
@@ -231,6 +238,19 @@ def _spans(
         if i == 0 or spans[i - 1].kind == "boundary":
             spans[i] = Span(span.kind, span.text.removeprefix(" "))  # a line does not begin with a word's space
     return tuple(spans)
+
+
+def _hidden_spans(target_ids: Sequence[int], manifest: Manifest) -> dict[int, list[int]]:
+    """By sentinel, the tokens that stand behind it in the target."""
+    sentinels, eos = set(manifest.tokenizer.sentinel_ids), manifest.tokenizer.special_ids.get("eos")
+    hidden: dict[int, list[int]] = {}
+    current: list[int] = []
+    for token in target_ids:
+        if token in sentinels:
+            current = hidden.setdefault(token, [])
+        elif token != eos:
+            current.append(token)
+    return hidden
 
 
 def _masked(token: int, label: int, mask_id: int | None, surfaces: Surfaces) -> list[Span]:

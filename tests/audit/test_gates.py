@@ -14,7 +14,7 @@ from tiny_dataset import Spoiled, make_dataset, write_index
 from pipelines.audit import audit_dataset
 from schemas.keys import document_keys, validation_mask
 from schemas.manifest import read_shards
-from schemas.objectives import Causal, Mlm
+from schemas.objectives import AnyObjective, Causal, Mlm, SpanCorruption
 from schemas.storage import Location
 from transforms.vocabulary import Vocabulary
 
@@ -25,6 +25,8 @@ OBJECTIVES = [
     Mlm(mask_replace_prob=0.7, random_replace_prob=0.3),
     Mlm(mask_rate=0.4, max_predictions=20),
     Causal(),
+    SpanCorruption(),
+    SpanCorruption(noise_density=0.4, mean_noise_span_length=5),
 ]
 
 
@@ -34,7 +36,7 @@ def failing(dataset: Location) -> set[str]:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: o.model_dump_json(exclude_defaults=True))
-def test_a_good_dataset_passes_every_gate(objective: Mlm | Causal, seed: int, tmp_path: Path) -> None:
+def test_a_good_dataset_passes_every_gate(objective: AnyObjective, seed: int, tmp_path: Path) -> None:
     result = audit_dataset(make_dataset(tmp_path, objective, seed))
     assert [f"{g.name}: {g.observed}" for g in result.failed] == []
     assert result.passed
@@ -222,6 +224,31 @@ def boundary_lost(columns: Columns, vocabulary: Vocabulary) -> None:
     columns["input_ids"][row][columns["doc_lengths"][row][0]] = int(vocabulary.text_ids[0])
 
 
+def _row_with_two_spans(columns: Columns, vocabulary: Vocabulary) -> int:
+    second = int(vocabulary.sentinel_ids[1])
+    return next(i for i, target in enumerate(columns["target_ids"]) if second in target)
+
+
+def sentinels_swapped(columns: Columns, vocabulary: Vocabulary) -> None:
+    first, second = vocabulary.sentinel_ids[:2].tolist()
+    target = columns["target_ids"][_row_with_two_spans(columns, vocabulary)]
+    i, j = target.index(first), target.index(second)
+    target[i], target[j] = second, first
+
+
+def sentinel_gone(columns: Columns, vocabulary: Vocabulary) -> None:
+    ids = columns["input_ids"][_row_with_two_spans(columns, vocabulary)]
+    ids[ids.index(int(vocabulary.sentinel_ids[0]))] = int(vocabulary.text_ids[0])
+
+
+def target_without_eos(columns: Columns, vocabulary: Vocabulary) -> None:
+    columns["target_ids"][0].pop()
+
+
+def target_out_of_range(columns: Columns, vocabulary: Vocabulary) -> None:
+    columns["target_ids"][0][1] = vocabulary.size
+
+
 @pytest.mark.parametrize(
     ("spoil", "gates", "objective"),
     [
@@ -244,10 +271,14 @@ def boundary_lost(columns: Columns, vocabulary: Vocabulary) -> None:
         (change_shard(full_train, boundary_lost), {"document_boundaries"}, Causal()),
         (change_shard(full_train, negative_id), {"id_range"}, Causal()),
         (change_shard(full_train, piece_starts_late), {"document_boundaries"}, Causal()),
+        (change_shard(full_train, sentinels_swapped), {"sentinels"}, SpanCorruption()),
+        (change_shard(full_train, sentinel_gone), {"sentinels"}, SpanCorruption()),
+        (change_shard(full_train, target_without_eos), {"sentinels", "targets"}, SpanCorruption()),
+        (change_shard(full_train, target_out_of_range), {"targets"}, SpanCorruption()),
     ],
 )
 def test_damage_to_rows_trips_its_own_gate_and_no_other(
-    spoil: Callable[[Spoiled], None], gates: set[str], objective: Mlm | Causal, tmp_path: Path
+    spoil: Callable[[Spoiled], None], gates: set[str], objective: AnyObjective, tmp_path: Path
 ) -> None:
     dataset = make_dataset(tmp_path, objective, spoil=spoil)
     result = audit_dataset(dataset)

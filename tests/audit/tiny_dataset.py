@@ -30,7 +30,7 @@ from schemas.manifest import (
     TokenizerRecord,
     Totals,
 )
-from schemas.objectives import Causal, Mlm
+from schemas.objectives import AnyObjective, Mlm
 from schemas.storage import Location, atomic_output
 from schemas.tables import SHARDS
 from transforms.objectives import builder_for
@@ -50,6 +50,7 @@ Tables = dict[tuple[str, int, int, int], pa.Table]
 
 def tokenizer_bytes() -> bytes:
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[BOS]", "[EOS]"]
+    specials += [f"<extra_id_{i}>" for i in range(40)]
     syllables = [a + b for a in "bdfgklmnprst" for b in ("a", "e", "i", "o", "u")]
     words = [x + y for x in syllables for y in syllables[:8]]
     vocab = {t: i for i, t in enumerate([*specials, *words, *(f"##{s}" for s in syllables)])}
@@ -61,7 +62,7 @@ def tokenizer_bytes() -> bytes:
 
 def make_documents(source: str, vocabulary: Vocabulary, seed: int, count: int) -> tuple[Ragged, np.ndarray]:
     rng = np.random.default_rng([seed, len(source)])
-    lengths = np.clip(rng.lognormal(3.9, 0.9, count), 1, 600).astype(np.int64)
+    lengths = np.clip(rng.lognormal(3.9, 0.9, count), 2, 600).astype(np.int64)
     ids = vocabulary.text_ids[rng.integers(0, len(vocabulary.text_ids), lengths.sum())].astype(np.int32)
     ids[rng.random(len(ids)) < 0.01] = vocabulary.special_ids["unk"]
     return Ragged.from_lengths(ids, lengths), document_keys(source, [f"{source}-{i}" for i in range(count)])
@@ -87,7 +88,7 @@ class Spoiled:
 
 def make_dataset(
     root: Path,
-    objective: Mlm | Causal | None = None,
+    objective: AnyObjective | None = None,
     seed: int = 0,
     spoil: Callable[[Spoiled], None] | None = None,
     gates: dict[str, Any] | None = None,
@@ -149,7 +150,7 @@ def make_dataset(
 def write_rest(
     dataset: Location,
     job: Job,
-    objective: Mlm | Causal,
+    objective: AnyObjective,
     data: bytes,
     vocabulary: Vocabulary,
     rows: list[dict[str, Any]],
@@ -178,6 +179,7 @@ def write_rest(
             vocab_size=vocabulary.size,
             special_ids=vocabulary.special_ids,
             special_token_ids=vocabulary.special_token_ids,
+            sentinel_ids=vocabulary.sentinel_ids.tolist(),
         ),
         objective={**objective.model_dump(), "resolved": []},
         sources=[

@@ -29,6 +29,14 @@ def _set(path: str, value: Any) -> Change:
     return change
 
 
+def _all(*changes: Change) -> Change:
+    def change(job: dict[str, Any]) -> None:
+        for each in changes:
+            each(job)
+
+    return change
+
+
 MISTAKES: dict[str, tuple[Change, list[str]]] = {
     "unknown key": (
         _set("sources.0.weigth", 1),
@@ -48,12 +56,16 @@ MISTAKES: dict[str, tuple[Change, list[str]]] = {
     "unsafe job name": (_set("name", "../x"), ["'../x'"]),
     "negative weight": (_set("sources.0.weight", -0.1), ["greater than or equal to 0", "sources[0] (web).weight"]),
     "weights all zero": (
-        lambda job: [s.update(weight=0) for s in job["sources"]] and None,
+        _all(*(_set(f"sources.{i}.weight", 0) for i in range(3))),
         ["all weights are zero"],
     ),
     "not a number": (_set("sources.0.weight", float("nan")), ["finite number", "sources[0] (web).weight"]),
     "some weights": (lambda job: job["sources"][0].pop("weight"), ["weight given for some sources but not for web"]),
     "length too short": (_set("curriculum.0.lengths", [2]), ["length of 2 is too short for mlm", "at least 3"]),
+    "length beyond the sentinels": (
+        _all(_set("objective", {"kind": "span_corruption"}), _set("curriculum.1.lengths", [512, 2048])),
+        ["length of 2048 needs more sentinels", "at most 100 spans", "114 spans"],
+    ),
     "lengths unsorted": (_set("curriculum.0.lengths", [64, 32]), ["must ascend", "write [32, 64]"]),
     "length too long": (_set("curriculum.0.lengths", [10**8]), ["less than or equal to 1048576", "lengths[0]"]),
     "unknown objective": (_set("objective.kind", "mln"), ["no objective kind 'mln'", "Did you mean 'mlm'"]),

@@ -78,7 +78,7 @@ def test_a_rerun_of_a_finished_job_does_not_import_beam(job: Path, shardmill: Sh
     assert subprocess.run([sys.executable, "-c", code, str(job)], capture_output=True, check=False).returncode == 0
 
 
-@pytest.mark.parametrize("objective", ["mlm", "causal"])
+@pytest.mark.parametrize("objective", ["mlm", "causal", "span_corruption"])
 def test_realised_shares_are_within_one_document_of_the_plan(
     corpus: Path, tmp_path: Path, shardmill: Shardmill, objective: str
 ) -> None:

@@ -15,7 +15,7 @@ from small_jobs import Shardmill, job_for, manifest_of, shards_of, write_job
 ONE = "--direct_num_workers=1"
 
 
-@pytest.fixture(params=["mlm", "causal"])
+@pytest.fixture(params=["mlm", "causal", "span_corruption"])
 def dataset(request: pytest.FixtureRequest, corpus: Path, shardmill: Shardmill) -> Path:
     shardmill("prepare", write_job(corpus.parent, job_for(corpus, objective={"kind": request.param})), ONE)
     return corpus.parent / "out"

@@ -94,7 +94,14 @@ def vocabulary(
     special[:FIRST_TEXT_ID] = True
     starts = np.ones(size, dtype=bool)
     starts[list(continuing)] = False
-    return Vocabulary("", size, SPECIAL_IDS if roles is None else roles, special, starts if tells_words else None)
+    return Vocabulary(
+        sha256="",
+        size=size,
+        special_ids=SPECIAL_IDS if roles is None else roles,
+        is_special=special,
+        sentinel_ids=np.zeros(0, np.int32),
+        starts_word=starts if tells_words else None,
+    )
 
 
 def job(**changes: Any) -> Job:

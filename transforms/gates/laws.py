@@ -36,6 +36,16 @@ _BY_KIND: dict[str, dict[str, tuple[tuple[str, ...], str]]] = {
         "mask_labels": (("mask_label_errors",), "no label is a special token or outside the vocabulary"),
         "random_replacements": (("random_is_special",), "random replacements stand for text"),
     },
+    "span_corruption": {
+        "sentinels": (
+            ("sentinel_errors", "eos_errors"),
+            "sentinels 0, 1, … in order in inputs and targets, one a span, EOS last and nowhere else",
+        ),
+        "targets": (
+            ("target_length_errors", "target_id_errors"),
+            "targets of noise + spans + 1 ids of the vocabulary",
+        ),
+    },
     "causal": {
         "document_boundaries": (
             ("boundary_errors",),

@@ -6,16 +6,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from schemas.objectives import Causal, Mlm
+from schemas.objectives import AnyObjective, Causal, Mlm, SpanCorruption
 from transforms.objectives.base import ObjectiveBuilder
 from transforms.objectives.causal import CausalBuilder
 from transforms.objectives.mlm import MlmBuilder
+from transforms.objectives.span_corruption import SpanCorruptionBuilder
 from transforms.vocabulary import Vocabulary
 
-_BUILDERS: dict[type, Any] = {Causal: CausalBuilder, Mlm: MlmBuilder}
+_BUILDERS: dict[type, Any] = {Causal: CausalBuilder, Mlm: MlmBuilder, SpanCorruption: SpanCorruptionBuilder}
 
 
-def builder_for(parameters: Causal | Mlm, vocabulary: Vocabulary) -> ObjectiveBuilder:
+def builder_for(parameters: AnyObjective, vocabulary: Vocabulary) -> ObjectiveBuilder:
     """The builder of an objective's examples.
 
     Raises:

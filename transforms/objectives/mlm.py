@@ -18,13 +18,12 @@ from schemas.errors import RequestError
 from schemas.keys import below, chance_threshold, draw
 from schemas.objectives import Mlm
 from transforms.objectives.base import Documents, Examples, join_examples, require_length, require_token
+from transforms.objectives.choose import NEVER, choose
 from transforms.ragged import Ragged, offsets_of, ranges
 from transforms.vocabulary import Vocabulary
 
 _BATCH_POSITIONS = 2**20
 """Positions masked at a time; bounds the working set at about 60 MB whatever the block's size."""
-
-_NEVER = np.uint64(2**64 - 1)
 
 
 def prediction_counts(
@@ -131,7 +130,7 @@ class MlmBuilder:
             assert self.vocabulary.starts_word is not None
             chosen = _choose_words(order, candidate, self.vocabulary.starts_word[ids], counts)
         else:
-            chosen = _choose(order, candidate, counts)
+            chosen = choose(order, candidate, counts)
 
         row, column = np.nonzero(chosen)
         labels = ids[row, column]
@@ -161,18 +160,6 @@ class MlmBuilder:
         )
 
 
-def _choose(
-    order: npt.NDArray[np.uint64], candidate: npt.NDArray[np.bool_], counts: npt.NDArray[np.int64]
-) -> npt.NDArray[np.bool_]:
-    """The `counts[i]` candidates of row i that come first in a random order: every subset is equally likely."""
-    # The low bits are the column, so no two keys of a row are equal and the count is exact.
-    bits = np.uint64(max(1, (order.shape[1] - 1).bit_length()))
-    keys = (order >> bits << bits) | np.arange(order.shape[1], dtype=np.uint64)
-    keys[~candidate] = _NEVER
-    last = np.sort(keys, axis=1)[np.arange(len(keys)), np.maximum(counts, 1) - 1]
-    return (keys <= last[:, None]) & candidate & (counts > 0)[:, None]
-
-
 def _choose_words(
     order: npt.NDArray[np.uint64],
     candidate: npt.NDArray[np.bool_],
@@ -193,7 +180,7 @@ def _choose_words(
     if words == 0:
         return np.zeros_like(candidate)
     row, column = np.nonzero(word_start)
-    keys = np.full((rows, words), _NEVER)
+    keys = np.full((rows, words), NEVER)
     keys[row, word[row, column]] = order[row, column] >> np.uint64(1)
     row, column = np.nonzero(candidate)
     sizes = np.bincount(row * words + word[row, column], minlength=rows * words).reshape(rows, words)

@@ -11,20 +11,26 @@ import numpy.typing as npt
 from schemas.errors import DataError
 from schemas.keys import draw
 from schemas.manifest import Manifest
-from schemas.objectives import Causal, Mlm
+from schemas.objectives import AnyObjective, Causal, Mlm, SpanCorruption
 from schemas.tables import EXAMPLES
 
-_OBJECTIVES: dict[str, type[Causal] | type[Mlm]] = {"causal": Causal, "mlm": Mlm}
+_OBJECTIVES: dict[str, type[Causal] | type[Mlm] | type[SpanCorruption]] = {
+    "causal": Causal,
+    "mlm": Mlm,
+    "span_corruption": SpanCorruption,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditContext:
     """The facts against which rows are held. The audit checks them against tokenizer.json by itself."""
 
-    parameters: Causal | Mlm
+    parameters: AnyObjective
     vocab_size: int
     special_ids: dict[str, int]
     """By role."""
+    sentinel_ids: tuple[int, ...]
+    """Of `<extra_id_0>` and on."""
     is_special: npt.NDArray[np.bool_]
     """bool [vocab_size]; True for ids that never stand for text."""
     sources: tuple[str, ...]
@@ -66,6 +72,7 @@ class AuditContext:
             parameters=model.model_validate({k: v for k, v in manifest.objective.items() if k in model.model_fields}),
             vocab_size=tokenizer.vocab_size,
             special_ids=dict(tokenizer.special_ids),
+            sentinel_ids=tuple(i for i in tokenizer.sentinel_ids if 0 <= i < tokenizer.vocab_size),
             is_special=is_special,
             sources=tuple(s.name for s in manifest.sources),
             lengths={stage: tuple(sorted(lengths)) for stage, lengths in buckets.items()},

@@ -14,6 +14,7 @@ from schemas.objectives import Mlm
 from transforms.objectives.mlm import prediction_counts
 from transforms.ragged import Ragged, offsets_of, ranges
 from transforms.statistics.rows import Int64, Rows
+from transforms.statistics.spans import measure_span_corruption
 
 POSITION_BINS = 20
 """Bins of the masked positions' histogram, equal parts of a row."""
@@ -26,6 +27,8 @@ def measure_objective(rows: Rows, table: pa.Table) -> None:
     """Add the figures of the rows' objective."""
     if rows.context.kind == "mlm":
         measure_mlm(rows, Ragged.from_arrow(table["mask_positions"]), Ragged.from_arrow(table["mask_labels"]))
+    elif rows.context.kind == "span_corruption":
+        measure_span_corruption(rows, Ragged.from_arrow(table["target_ids"]))
     else:
         measure_causal(rows)
 

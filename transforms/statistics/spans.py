@@ -1,0 +1,82 @@
+"""Figures of span corruption: lengths of inputs and targets, and the order of their sentinels."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas.objectives import SpanCorruption
+from transforms.objectives.span_corruption import noise_counts
+from transforms.ragged import Ragged, ranges
+from transforms.statistics.rows import Int64, Rows
+
+
+def measure_span_corruption(rows: Rows, targets: Ragged) -> None:
+    """Inputs and targets have the lengths that follow from the piece, and the same sentinels in order.
+
+    Inputs start with a corpus token and end with a sentinel and EOS; targets start with sentinel 0, have a token
+    after every sentinel and end with EOS.
+    """
+    parameters = rows.context.parameters
+    assert isinstance(parameters, SpanCorruption)
+    raw = np.maximum(rows.corpus_tokens, 2)
+    noise, spans = noise_counts(parameters, raw)
+    figures = rows.per_row
+    figures["provenance_mismatch"] = (
+        (rows.doc_lengths.lengths != 1) | (rows.corpus_tokens < 2) | (rows.lengths != raw - noise + spans + 1)
+    ).astype(np.int64)
+    figures["target_tokens"] = targets.lengths
+    figures["noise_tokens"] = targets.lengths - spans - 1
+    figures["target_length_errors"] = (targets.lengths != noise + spans + 1).astype(np.int64)
+    ids = targets.flat.astype(np.int64, copy=False)
+    outside = (ids < 0) | (ids >= rows.context.vocab_size)
+    target_row = np.repeat(np.arange(len(rows)), targets.lengths)
+    figures["target_id_errors"] = rows.count_at(target_row[outside])
+    safe = np.where(outside, rows.context.any_text_id, ids)
+
+    figures["sentinel_errors"] = (
+        _out_of_order(rows, rows.safe_ids, rows.offsets, spans)
+        + _out_of_order(rows, safe, targets.offsets, spans)
+        + _misplaced(rows, rows.safe_ids, rows.offsets, first=False, last=True)
+        + _misplaced(rows, safe, targets.offsets, first=True, last=False)
+    )
+    eos = rows.context.special_ids["eos"]
+    figures["eos_errors"] = _eos_errors(rows, rows.safe_ids, rows.offsets, eos) + _eos_errors(
+        rows, safe, targets.offsets, eos
+    )
+
+
+def _sentinels(rows: Rows, ids: npt.NDArray[np.integer]) -> Int64:
+    """[tokens], number of the sentinel that stands there, −1 for other ids."""
+    number = np.full(rows.context.vocab_size, -1, dtype=np.int64)
+    number[list(rows.context.sentinel_ids)] = np.arange(len(rows.context.sentinel_ids))
+    return number[ids]
+
+
+def _out_of_order(rows: Rows, ids: npt.NDArray[np.integer], offsets: Int64, spans: Int64) -> Int64:
+    """[rows], 1 where the sentinels are not 0, 1, … up to the law's number of spans."""
+    number = _sentinels(rows, ids)
+    at = np.flatnonzero(number >= 0)
+    row = np.searchsorted(offsets, at, side="right") - 1
+    count = rows.count_at(row)
+    wrong = rows.count_at(row[number[at] != ranges(count)])
+    return ((wrong > 0) | (count != spans)).astype(np.int64)
+
+
+def _misplaced(rows: Rows, ids: npt.NDArray[np.integer], offsets: Int64, *, first: bool, last: bool) -> Int64:
+    """[rows], 1 where the first id, or the id before EOS, is a sentinel and should not be, or the reverse."""
+    is_sentinel = _sentinels(rows, ids) >= 0
+    long_enough = np.diff(offsets) >= 3
+    errors = (~long_enough).astype(np.int64)
+    begin, end = offsets[:-1][long_enough], offsets[1:][long_enough] - 2
+    errors[long_enough] = (is_sentinel[begin] != first) | (is_sentinel[end] != last)
+    return errors
+
+
+def _eos_errors(rows: Rows, ids: npt.NDArray[np.integer], offsets: Int64, eos: int) -> Int64:
+    """[rows], 1 where EOS is not exactly the last id."""
+    filled = np.diff(offsets) > 0
+    at = np.flatnonzero(ids == eos)
+    errors = rows.count_at(np.searchsorted(offsets, at, side="right") - 1) != 1
+    errors[filled] |= ids[offsets[1:][filled] - 1] != eos
+    return (errors | ~filled).astype(np.int64)
