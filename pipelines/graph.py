@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines.engine import Merge, Work
 from schemas.errors import ShardmillError
 from schemas.storage import Location
 
@@ -16,8 +15,8 @@ def run(
     label: str,
     options: list[str],
     bundles: Sequence[Sequence[int]],
-    work: Work,
-    merge: Merge | None,
+    work: Callable[[int], bytes],
+    merge: Callable[[bytes, bytes], bytes] | None,
     result_uri: str | None,
 ) -> None:
     """Build the graph and run it to its end.
@@ -62,7 +61,7 @@ class _Unpack(beam.DoFn):
 class _Work(beam.DoFn):
     """Calls the work; makes our own errors survive the trip through a runner."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Callable[[int], bytes]) -> None:
         self._work = work
 
     def process(self, element: int) -> Iterator[bytes]:
@@ -75,7 +74,7 @@ class _Work(beam.DoFn):
 class _Merge(beam.CombineFn):
     """An associative, commutative merge of bytes; empty bytes are its neutral element."""
 
-    def __init__(self, merge: Merge) -> None:
+    def __init__(self, merge: Callable[[bytes, bytes], bytes]) -> None:
         self._merge = merge
 
     def create_accumulator(self) -> bytes:
