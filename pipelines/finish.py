@@ -27,7 +27,7 @@ from schemas.manifest import (
 from schemas.plan import Plan
 from schemas.storage import Location, atomic_output
 from schemas.store import SPLITS, PartSidecar, rejects_location
-from schemas.tables import SHARDS
+from schemas.tables import REJECTS, SHARDS
 from schemas.version import shardmill_version
 from transforms.materialize import BlockCommit
 from transforms.vocabulary import Vocabulary
@@ -70,13 +70,18 @@ def _remove_stale_shards(dataset: Location, wanted: set[str]) -> None:
 
 
 def _copy_rejects(run: Run, sidecars: Sidecars) -> None:
+    """Copy the rejected records; a source without any gets an empty table, so that a query over all always works."""
     wanted = set()
     for name, by_split in sidecars.items():
-        for sidecar in by_split["train"]:
-            if sidecar.rejected:
-                place = run.output / "rejects" / name / f"part-{sidecar.part:05d}.parquet"
-                place.write_bytes(rejects_location(run.store, name, sidecar.part).read_bytes())
-                wanted.add(place.uri)
+        parts = [s.part for s in by_split["train"] if s.rejected]
+        for part in parts or [0]:
+            place = run.output / "rejects" / name / f"part-{part:05d}.parquet"
+            if parts:
+                place.write_bytes(rejects_location(run.store, name, part).read_bytes())
+            else:
+                with atomic_output(place) as sink:
+                    pq.write_table(REJECTS.empty_table(), pa.PythonFile(sink, mode="w"))
+            wanted.add(place.uri)
     for file in (run.output / "rejects").files(recursive=True):
         if file.uri not in wanted and re.search(r"/part-\d{5,}\.parquet$", file.uri):
             Location(file.uri).remove()

@@ -52,6 +52,7 @@ def prepare(run: Run) -> int:
 def tokenize_only(run: Run) -> int:
     """The `tokenize` command: tokenizer and token store."""
     run.check()
+    finished_manifest(run)  # another job's dataset keeps its token store
     with run.lock():
         run.store.remove_temporaries()
         tokenize(run, ensure_tokenizer(run))
@@ -60,6 +61,7 @@ def tokenize_only(run: Run) -> int:
 
 def train_only(run: Run) -> int:
     """The `tokenizer` command."""
+    finished_manifest(run)  # another job's dataset keeps its tokenizer
     with run.lock():
         vocabulary = ensure_tokenizer(run)
     run.say(f"{run.store / 'tokenizer.json'}: {vocabulary.size:,} tokens, sha256 {vocabulary.sha256}")
@@ -140,11 +142,12 @@ def _same_inputs(run: Run, manifest: Manifest) -> bool:
     now = {(name, f.file, f.size_bytes, f.mtime_ns) for name, files in run.inputs.items() for f in files}
     if now == {(i.source, i.file, i.size_bytes, i.mtime_ns) for i in manifest.inputs}:
         return True
-    vocabulary = ensure_tokenizer(run)
-    _, todo, sidecars = finished_sidecars(run, vocabulary.sha256)
-    if todo:
-        run.say("  [yellow]note[/] input files have new modification times; tokenizing them again to compare")
-        sidecars = tokenize(run, vocabulary)
+    with run.lock():
+        vocabulary = ensure_tokenizer(run)
+        _, todo, sidecars = finished_sidecars(run, vocabulary.sha256)
+        if todo:
+            run.say("  [yellow]note[/] input files have new modification times; tokenizing them again to compare")
+            sidecars = tokenize(run, vocabulary)
     return source_contents(sidecars) == {s.name: s.content_sha256 for s in manifest.sources}
 
 
@@ -155,7 +158,7 @@ def _refusal(run: Run, what: str, got: str) -> RequestError:
         expected=f"an empty directory, or the dataset of this job: fingerprint {run.fingerprint}, "
         f"plan {run.plan_fingerprint}",
         got=got,
-        remedy="Nothing was touched. Give the job another `output`, or delete the directory yourself",
+        remedy="The dataset was not touched. Give the job another `output`, or delete the directory yourself",
     )
 
 

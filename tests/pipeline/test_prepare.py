@@ -222,6 +222,8 @@ def test_another_jobs_dataset_is_refused_and_not_touched(corpus: Path, job: Path
         assert first["plan_fingerprint"] in text
         named = {w.strip(".,'") for w in text.split() if len(w.strip(".,'")) == 32}
         assert len(named) >= 3  # ours and theirs, dataset and plan
+        for command in ("tokenizer", "tokenize", "materialize"):
+            shardmill(command, corpus.parent / "other.yaml", expect=2)
         assert digests(out) == before
 
 

@@ -49,6 +49,8 @@ def test_duckdb_polars_arrow_and_datasets_read_the_same_rows(dataset: Path, tmp_
     planned = duckdb.sql(f"select sum(token_end - token_begin) from '{dataset}/plan.parquet' where split = 'train'")
     assert planned.fetchall() == [(60_000,)]
 
+    assert duckdb.sql(f"select count(*) from '{dataset}/rejects/**/*.parquet'").fetchall() == [(0,)]
+
     import datasets
 
     rows = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "hf"))
