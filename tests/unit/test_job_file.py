@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 from hypothesis import given
@@ -393,7 +394,6 @@ def _listed(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_json_schema_accepts_the_good_job_and_refuses_unknown_keys() -> None:
-    import jsonschema
     schema = job_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)
@@ -403,5 +403,4 @@ def test_the_json_schema_accepts_the_good_job_and_refuses_unknown_keys() -> None
 
 
 def test_the_json_schema_accepts_one_file_without_brackets_as_the_loader_does() -> None:
-    import jsonschema
     assert list(jsonschema.Draft202012Validator(job_schema()).iter_errors(GOOD)) == []
