@@ -117,7 +117,7 @@ def block_ends(
       block_tokens: tokens of a block.
 
     Block b ends at floor(share · block_tokens · (b + 1)): any run of blocks holds every source's share to within
-    one token, and the ends do not move when the stage grows.
+    one token, and the ends do not move when the stage grows, but for the last block's, which is where the stage ends.
     """
     total = sum(tokens.values())
     blocks = max(1, -(-total // block_tokens))
