@@ -35,18 +35,6 @@ class Ledger(Frozen):
 
     entries: list[Entry]
 
-    def open_entries(self) -> list[Entry]:
-        """Lines that do not close."""
-        return [e for e in self.entries if e.difference != 0]
-
-    def losses(self, unit: str) -> dict[str, int]:
-        """Sum of each named loss in this unit."""
-        total: Counter[str] = Counter()
-        for entry in self.entries:
-            if entry.unit == unit:
-                total.update(entry.losses)
-        return dict(total)
-
 
 def add_counts(counts: Iterable[dict[str, int]]) -> dict[str, int]:
     """Sum of dictionaries of counts, keys sorted."""

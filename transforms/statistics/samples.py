@@ -91,11 +91,6 @@ class HashSample:
         """Items in the sample that repeat an earlier one."""
         return self.items - len(self.hashes)
 
-    @property
-    def repeated_share(self) -> float:
-        """Share of items that repeat an earlier one; exact at level 0."""
-        return self.repeated / self.items if self.items else 0.0
-
     def shared_with(self, other: HashSample) -> int:
         """Distinct hashes that both samples hold, below the lower of their thresholds."""
         return len(np.intersect1d(self.hashes, other.hashes, assume_unique=True))
