@@ -22,8 +22,11 @@ from pipelines.report.result import AUDIT_VERSION, AuditResult
 from schemas.errors import RequestError
 from schemas.manifest import Manifest, TokenizerRecord, read_manifest, read_shards
 from schemas.storage import Location
-from transforms.gates import Evidence, evaluate, figures
-from transforms.statistics import Accumulator, AuditContext, shard_statistics
+from transforms.gates import Evidence
+from transforms.gates.bounds import figures
+from transforms.gates.evaluate import evaluate
+from transforms.statistics import Accumulator, AuditContext
+from transforms.statistics.shard import shard_statistics
 from transforms.vocabulary import read_vocabulary
 
 MapReduce = Callable[[str, Sequence[int], Callable[[int], bytes], Callable[[bytes, bytes], bytes]], bytes]

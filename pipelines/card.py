@@ -6,20 +6,13 @@ import yaml
 
 from schemas.counts import format_bytes, format_count
 from schemas.manifest import Manifest
-
-_COLUMNS = {
-    "input_ids": "the model's input, special tokens included, never padding",
-    "length": "number of input ids",
-    "source": "the corpus the example comes from",
-    "doc_keys, doc_offsets, doc_lengths": "provenance of each piece: document key, first token, corpus tokens",
-    "copy": "which pass over the source",
-}
-_MASKS = {"mask_positions": "positions that are predicted, ascending", "mask_labels": "the original ids at them"}
-_MORE = {"mlm": _MASKS, "span_corruption": {"target_ids": "sentinels, the tokens they hide, and EOS"}}
+from schemas.tables import PROVENANCE
+from transforms.objectives.registry import known_objective
 
 
 def dataset_card(manifest: Manifest) -> str:
     """The card's Markdown."""
+    columns = (*PROVENANCE, *known_objective(manifest.objective["kind"]).columns)
     splits = sorted({row.split for row in manifest.lengths})
     front = {
         "pretty_name": manifest.name,
@@ -57,7 +50,7 @@ def dataset_card(manifest: Manifest) -> str:
         "",
         "| column | meaning |",
         "|---|---|",
-        *(f"| `{c}` | {m} |" for c, m in {**_COLUMNS, **_MORE.get(manifest.objective["kind"], {})}.items()),
+        *(f"| `{c.name}` | {c.meaning} |" for c in columns),
         "",
         "The folders are hive-style, and their `length` is the bucket; read files without hive partitioning to see",
         "each row's own `length`. `shards.parquet` indexes the shards, `audit/report.html` is the audit.",

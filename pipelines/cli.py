@@ -19,6 +19,7 @@ Command = Callable[[argparse.Namespace, tuple[str, ...], Console], int]
 
 _EPILOG = """examples:
   shardmill quickstart                      text that is already here → an audited dataset → a few training steps
+  shardmill recipe bert > bert.yaml         a job file with BERT's numbers, to put your files in
   shardmill plan job.yaml                   what a job will produce, before any data moves
   shardmill prepare job.yaml                do it; run it again to go on after a stop
   shardmill show out/bert-small -n 5        look at examples
@@ -81,6 +82,18 @@ def _parser() -> argparse.ArgumentParser:
         beam=True,
     )
     quickstart.add_argument("directory", metavar="DIR", nargs="?", default="quickstart", help="default: quickstart")
+    recipes = add(
+        "recipe",
+        _recipe,
+        "print a job file with the numbers of a published model; without NAME, list them",
+        "shardmill recipe bert --files 'corpus/*.jsonl' --budget 2M --vocab-size 8000 > bert.yaml",
+    )
+    recipes.add_argument("name", metavar="NAME", nargs="?", help="bert, t5 …; none lists all")
+    recipes.add_argument("--files", metavar="FILE", nargs="+", help="files or globs in place of the recipe's sources")
+    recipes.add_argument("--text", metavar="FIELD", help="their field or column that holds the text (default text)")
+    recipes.add_argument("--output", metavar="DIR", help="directory of the dataset (default out/NAME)")
+    recipes.add_argument("--budget", metavar="B", help="training tokens such as 2M, or passes such as '1.5 epochs'")
+    recipes.add_argument("--vocab-size", metavar="N", help="entries of the vocabulary to train")
     for name, run, text in (
         ("tokenizer", _tokenizer, "train the vocabulary the job describes"),
         ("tokenize", _tokenize, "fill the token store, the first phase of prepare"),
@@ -185,6 +198,19 @@ def _quickstart(options: argparse.Namespace, beam_args: tuple[str, ...], console
     return quickstart(options.directory, Engine(beam_args, options.debug), console)
 
 
+def _recipe(options: argparse.Namespace, beam_args: tuple[str, ...], console: Console) -> int:
+    from pipelines.recipe import Changes, recipe
+
+    changes = Changes(
+        files=tuple(options.files) if options.files else None,
+        text=options.text,
+        output=options.output,
+        budget=options.budget,
+        vocab_size=options.vocab_size,
+    )
+    return recipe(options.name, changes, console)
+
+
 def _tokenizer(options: argparse.Namespace, beam_args: tuple[str, ...], console: Console) -> int:
     from pipelines.prepare import train_only
 
@@ -249,6 +275,7 @@ def _verify(options: argparse.Namespace, beam_args: tuple[str, ...], console: Co
 
 
 def _schema(options: argparse.Namespace, beam_args: tuple[str, ...], console: Console) -> int:
+    import transforms.objectives.registry  # noqa: F401  the schema lists the objectives that are known
     from schemas.jobfile import job_schema
 
     sys.stdout.write(json.dumps(job_schema(), indent=2) + "\n")

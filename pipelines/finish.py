@@ -208,6 +208,7 @@ def _ledger(run: Run, plan: Plan, sidecars: Sidecars, commits: list[BlockCommit]
     read: Counter[tuple[str, int, str]] = Counter()
     out: Counter[tuple[str, int, str]] = Counter()
     losses: dict[tuple[str, int, str], Counter[str]] = {}
+    gains: dict[tuple[str, int, str], Counter[str]] = {}
     place = _block_places(plan)
     for commit in commits:
         split, stage = place[commit.block]
@@ -216,6 +217,7 @@ def _ledger(run: Run, plan: Plan, sidecars: Sidecars, commits: list[BlockCommit]
             read[key] += line.read
             out[key] += line.out
             losses.setdefault(key, Counter()).update(line.losses)
+            gains.setdefault(key, Counter()).update(line.gains)
     entries = []
     used = {name for stage in plan.stages for name in stage.tokens}
     for name, by_split in sidecars.items():
@@ -272,6 +274,7 @@ def _ledger(run: Run, plan: Plan, sidecars: Sidecars, commits: list[BlockCommit]
                 read=read[key],
                 out=out[key],
                 losses=dict(losses[key]),
+                gains=dict(gains[key]),
             )
         )
     return Ledger(entries=entries)

@@ -17,7 +17,8 @@ from schemas.counts import format_count
 from schemas.plan import Plan, StagePlan, write_plan
 from transforms.estimate import estimate_source
 from transforms.mixture import effective_tokens, mix
-from transforms.objectives import builder_for
+from transforms.objectives.base import Objective
+from transforms.objectives.registry import objective_for
 from transforms.planner import block_tokens_for, chunks_of, make_plan
 from transforms.vocabulary import Vocabulary, future_vocabulary, read_vocabulary
 
@@ -61,7 +62,7 @@ def preview(run: Run) -> dict[str, Any]:
       RequestError, DataError: the job cannot be planned.
     """
     vocabulary = _best_vocabulary(run)
-    builder = builder_for(run.job.objective, vocabulary)
+    objective = objective_for(run.job.objective, vocabulary)
     resolved = run.resolved_objective(vocabulary)
     available, warnings = _available(run, vocabulary)
     stages, notes = mix(run.job, {name: a.tokens for name, a in available.items()})
@@ -90,7 +91,7 @@ def preview(run: Run) -> dict[str, Any]:
                 "stage": stage.name,
                 "tokens": stage.total_tokens,
                 "sources": stage.tokens,
-                "lengths": _predict_lengths(builder, stage, available),
+                "lengths": _predict_lengths(objective, stage, available),
             }
             for stage in stages
         ],
@@ -152,7 +153,9 @@ def read_tokenizer(run: Run) -> bytes | None:
     return place.read_bytes() if place.info() else None
 
 
-def _predict_lengths(builder: Any, stage: StagePlan, available: dict[str, _Available]) -> list[dict[str, Any]]:
+def _predict_lengths(
+    objective: Objective, stage: StagePlan, available: dict[str, _Available]
+) -> list[dict[str, Any]]:
     """Expected rows and padding of each bucket of a stage, from the histograms of document lengths."""
     rows = np.zeros(len(stage.lengths))
     tokens = np.zeros(len(stage.lengths))
@@ -160,7 +163,7 @@ def _predict_lengths(builder: Any, stage: StagePlan, available: dict[str, _Avail
         have = available[name]
         histogram = have.lengths or {stage.lengths[-1] - 2: max(1, have.tokens // max(1, stage.lengths[-1] - 2))}
         documents = np.array(sorted(histogram.items()), dtype=np.int64).reshape(-1, 2)
-        length, count = builder.row_lengths(documents[:, 0], documents[:, 1], longest=stage.lengths[-1])
+        length, count = objective.row_lengths(documents[:, 0], documents[:, 1], lengths=stage.lengths)
         scale = wanted / max(1, int((documents[:, 0] * documents[:, 1]).sum()))
         bucket = np.searchsorted(np.array(stage.lengths), length)
         rows += np.bincount(bucket, weights=count * scale, minlength=len(rows))

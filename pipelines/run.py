@@ -21,7 +21,7 @@ from schemas.jobfile import load_job
 from schemas.storage import Location, place_errors
 from schemas.store import InputRange
 from transforms.inputs import InputFile, cut_ranges, find_inputs
-from transforms.objectives import builder_for
+from transforms.objectives.registry import objective_for
 from transforms.vocabulary import Vocabulary, future_vocabulary, read_vocabulary
 
 
@@ -139,9 +139,9 @@ class Run:
 
     def resolved_objective(self, vocabulary: Vocabulary) -> dict[str, Any]:
         """The objective's kind, parameters and the numbers that follow at every length."""
-        builder = builder_for(self.job.objective, vocabulary)
+        objective = objective_for(self.job.objective, vocabulary)
         lengths = sorted({length for stage in self.job.curriculum for length in stage.lengths})
-        return {**self.job.objective.model_dump(), "resolved": [builder.resolve(length) for length in lengths]}
+        return {**self.job.objective.model_dump(), "resolved": [objective.resolve(length) for length in lengths]}
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

@@ -62,6 +62,8 @@ def options_for(job: Job, store: str, tokenizer_sha256: str, source: str) -> Tok
         tokenizer_sha256=tokenizer_sha256,
         validation=job.splits.validation,
         max_record_bytes=job.limits.max_record_bytes,
+        sentences=job.objective.reads_sentences,
+        pairs=job.objective.reads_pairs,
     )
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from typing import Any
 
 from pipelines.run import Run
 from schemas.counts import format_bytes
 from schemas.errors import RequestError
-from schemas.fingerprint import fingerprint
+from schemas.fingerprint import fingerprint, text_identity
+from schemas.source import Source
 from transforms.tokenizer_training import sample_texts, train_tokenizer
 from transforms.vocabulary import Vocabulary, read_vocabulary
 
@@ -54,7 +56,7 @@ def _train(run: Run) -> bytes:
         data = train_tokenizer(spec, texts)
     run.say(
         f"[bold]tokenizer[/]    {spec.model}, {spec.vocab_size:,} tokens, trained on {size} of "
-        f"{len(texts):,} documents  [dim]{time.monotonic() - began:.1f} s[/]"
+        f"{len(texts):,} texts  [dim]{time.monotonic() - began:.1f} s[/]"
     )
     return data
 
@@ -67,10 +69,14 @@ def _training_fingerprint(run: Run) -> str:
             "seed": run.job.seed,
             "splits": run.job.splits.model_dump(),
             "limits": [run.job.limits.max_record_bytes, run.job.limits.range_bytes],
-            "sources": {s.name: [s.text, s.id, s.weight, s.format] for s in run.job.sources},
+            "sources": {s.name: [_texts(s), s.id, s.weight, s.format] for s in run.job.sources},
             "inputs": run.inputs_fingerprint,
         }
     )
+
+
+def _texts(source: Source) -> Any:
+    return text_identity(source) if source.holds_pairs else source.text
 
 
 def _refuse_if_shared(run: Run, present: str, wanted: str) -> None:

@@ -22,7 +22,7 @@ from schemas.counts import format_bytes
 from schemas.manifest import Manifest, read_manifest, read_shards
 from schemas.storage import Location
 from schemas.tables import read_fingerprint
-from transforms.statistics import row_group_difference
+from transforms.statistics.shard import row_group_difference
 
 _READ_BYTES = 2**20
 _THREADS = 8

@@ -13,6 +13,7 @@ import json
 from typing import Any
 
 from schemas.job import Job
+from schemas.source import Source
 from schemas.tables import FORMAT_VERSION
 
 
@@ -42,7 +43,8 @@ def dataset_fingerprint(job: Job, tokenizer: dict[str, Any], inputs: dict[str, l
             "sources": {
                 s.name: {
                     "format": s.format,
-                    "text": s.text,
+                    **text_identity(s),
+                    **(sentence_identity(s) if job.objective.reads_sentences else {}),
                     "id": s.id,
                     "files": sorted(inputs.get(s.name, [])),
                 }
@@ -50,6 +52,17 @@ def dataset_fingerprint(job: Job, tokenizer: dict[str, Any], inputs: dict[str, l
             },
         }
     )
+
+
+def text_identity(source: Source) -> dict[str, Any]:
+    """Where the texts of a source's records are, and what goes before them."""
+    fields: dict[str, Any] = dict(source.text_fields)
+    return {**fields, "prefix": source.prefix} if source.holds_pairs else fields
+
+
+def sentence_identity(source: Source) -> dict[str, Any]:
+    """How the sentences of a source are found."""
+    return {"sentences": source.sentences, **({"language": source.language} if source.sentences == "split" else {})}
 
 
 def plan_fingerprint(job: Job, dataset: str) -> str:

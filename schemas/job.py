@@ -10,32 +10,12 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from schemas.base import Count, Frozen, Share
 from schemas.gates import GATES
-from schemas.objectives import Mlm, Objective
-
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
-
-
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-def _safe_folder(value: str) -> str:
-    if ".." in value:
-        raise ValueError("must not contain '..'")
-    if value.endswith((".json", ".parquet")):
-        raise ValueError("must not end like a file of the token store, .json or .parquet")
-    return value
-
-
-Name = Annotated[str, Field(pattern=_NAME, max_length=80), AfterValidator(_safe_folder)]
-"""A name that is safe as a folder: letters, digits, `_`, `-` and single dots; starts with a letter or digit."""
-
-Weight = Annotated[float, Field(ge=0)]
-"""A share of tokens; weights need not add to one."""
+from schemas.objectives import Objective, parse_objective
+from schemas.source import Name, Source, Weight
 
 
 class TrainTokenizer(Frozen):
@@ -64,42 +44,30 @@ class TokenizerSpec(Frozen):
     """Path of a Hugging Face `tokenizer.json`."""
     train: TrainTokenizer | None = None
     """How to train one."""
-    special_tokens: dict[Literal["pad", "unk", "cls", "sep", "mask", "bos", "eos"], str] = Field(default_factory=dict)
+    special_tokens: dict[
+        Literal[
+            "pad",
+            "unk",
+            "cls",
+            "sep",
+            "mask",
+            "bos",
+            "eos",
+            "fim_prefix",
+            "fim_middle",
+            "fim_suffix",
+            "nlu",
+            "nlg",
+            "s2s",
+        ],
+        str,
+    ] = Field(default_factory=dict)
     """Names of special tokens by role, where the usual names do not tell."""
 
     @model_validator(mode="after")
     def _one_of(self) -> TokenizerSpec:
         if (self.file is None) == (self.train is None):
             raise ValueError("give exactly one of `file` and `train`")
-        return self
-
-
-class Source(Frozen):
-    """A named corpus with a weight."""
-
-    name: Name
-    """Unique; becomes a folder of the token store."""
-    files: Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str])] = Field(
-        default_factory=list
-    )
-    """Paths or globs, local, s3:// or gs://; relative ones are relative to the job file."""
-    format: Literal["auto", "jsonl", "parquet", "txt", "lines"] = "auto"
-    """`auto` goes by suffix. `txt`: documents separated by blank lines. `lines`: one document a line."""
-    text: str = "text"
-    """Field or column that holds the text (jsonl and parquet)."""
-    id: str | None = None
-    """Field or column that identifies a document; default: file name and position."""
-    weight: Weight | None = None
-    """Share of the training tokens; omit all weights to mix in proportion to the tokens available."""
-    max_epochs: Annotated[float, Field(gt=0)] | None = None
-    """Most passes over this source."""
-    tokens: Count | None = None
-    """Tokens available, in place of `files`, to plan without data."""
-
-    @model_validator(mode="after")
-    def _files_or_tokens(self) -> Source:
-        if bool(self.files) == (self.tokens is not None):
-            raise ValueError("give exactly one of `files` and `tokens`")
         return self
 
 
@@ -198,7 +166,7 @@ class Job(Frozen):
     mixture: Mixture = Mixture()
     budget: Budget = Budget(epochs=1.0)
     splits: Splits = Splits()
-    objective: Objective = Field(default_factory=Mlm)
+    objective: Objective = Field(default_factory=lambda: parse_objective({"kind": "mlm"}))
     curriculum: Annotated[list[Stage], Field(min_length=1)] = Field(
         default_factory=lambda: [Stage(stage="main", share=1.0, lengths=[128, 256, 512])]
     )
@@ -240,7 +208,22 @@ class Job(Frozen):
                 raise ValueError(f"curriculum: all weights in the mixture of stage {stage.stage!r} are zero")
         if unknown := sorted(set(self.gates) - set(GATES)):
             raise ValueError(f"gates: no gate is named {unknown[0]!r}; known: {', '.join(sorted(GATES))}")
+        self._require_what_the_objective_reads()
         return self
+
+    def _require_what_the_objective_reads(self) -> None:
+        for source in self.sources:
+            if self.objective.reads_pairs and source.files and not source.holds_pairs:
+                raise ValueError(
+                    f"sources: the objective {self.objective.kind} reads pairs, but source {source.name!r} names no "
+                    "`input` and `target`; give the fields of both in place of `text`, or choose another objective"
+                )
+            if source.holds_pairs and not self.objective.reads_pairs:
+                raise ValueError(
+                    f"sources: source {source.name!r} names an `input` and a `target`, but the objective "
+                    f"{self.objective.kind} reads documents; give `text` in place of both, or choose an objective of "
+                    "pairs such as seq2seq"
+                )
 
     @property
     def planned_without_data(self) -> bool:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from schemas.errors import RequestError, did_you_mean
 from schemas.job import Job
+from schemas.objectives import ObjectiveParameters, known_objectives
 from schemas.storage import Location
 
 
@@ -132,7 +133,7 @@ def _readable(error: ValidationError, raw: Any, where: str) -> RequestError:
     here = f"{where}, at {path}" if path else where
     if first["type"] == "extra_forbidden":
         key = str(first["loc"][-1])
-        known = _known_keys(first["loc"][:-1])
+        known = _known_keys(first["loc"][:-1], raw)
         return RequestError(
             f"The job file has an unknown key {key!r}",
             where=here,
@@ -142,16 +143,14 @@ def _readable(error: ValidationError, raw: Any, where: str) -> RequestError:
         )
     if first["type"] == "missing":
         return RequestError(f"The job file lacks the key {path!r}", where=where, remedy=f"Add it.{also}")
-    if first["type"] == "union_tag_invalid":
-        ctx = first["ctx"]
-        tag = str(ctx["tag"])
+    if first["type"] == "objective_unknown":
+        kind, kinds = first["ctx"]["kind"], first["ctx"]["kinds"]
         return RequestError(
-            f"There is no objective kind {tag!r}",
+            f"There is no objective kind {kind!r}",
             where=here,
-            expected=str(ctx["expected_tags"]).replace("'", ""),
-            got=repr(tag),
-            remedy=did_you_mean(tag, [t.strip(" '") for t in str(ctx["expected_tags"]).split(",")]).capitalize()
-            + also,
+            expected=kinds,
+            got=repr(kind),
+            remedy=did_you_mean(kind, kinds.split(", ")).capitalize() + also,
         )
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "string_pattern_mismatch":
@@ -166,31 +165,40 @@ def _path(loc: tuple[int | str, ...], raw: Any) -> str:
     for i, part in enumerate(loc):
         if isinstance(part, int):
             text += f"[{part}]"
-            node = node[part] if isinstance(node, list) and part < len(node) else None
+            node = _inside(node, part)
             if isinstance(node, dict) and (name := node.get("name") or node.get("stage")):
                 text += f" ({name})"
         else:
             if isinstance(node, dict) and part not in node and i + 1 < len(loc):
                 continue  # a discriminator's tag, not a key
             text += f".{part}" if text else part
-            node = node.get(part) if isinstance(node, dict) else None
+            node = _inside(node, part)
     return text
 
 
-def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
-    """The keys allowed at a location, by walking the models' annotations."""
+def _inside(node: Any, part: int | str) -> Any:
+    """What a list or a mapping of the file holds at a place; None where the file has no such place."""
+    if isinstance(node, dict):
+        return node.get(part)
+    return node[part] if isinstance(node, list) and isinstance(part, int) and part < len(node) else None
+
+
+def _known_keys(loc: tuple[int | str, ...], raw: Any) -> list[str]:
+    """The keys allowed at a location, by walking the models' annotations along with the file."""
     models: list[type[BaseModel]] = [Job]
+    node = raw
     for part in loc:
-        if isinstance(part, int):
-            continue
-        inner: list[type[BaseModel]] = []
-        for model in models:
-            if part in model.model_fields:
-                inner += _models_in(model.model_fields[part].annotation)
-        # Where the part is no field of these models it is a discriminator's tag.
-        tagged = [m for m in models if (f := m.model_fields.get("kind")) and f.default == part]
-        models = inner or tagged or models
+        node = _inside(node, part)
+        if isinstance(part, str):
+            inner = [m for model in models if (f := model.model_fields.get(part)) for m in _models_in(f.annotation)]
+            models = [_objective_of(node) if m is ObjectiveParameters else m for m in inner] or models
     return sorted({name for model in models for name in model.model_fields})
+
+
+def _objective_of(node: Any) -> type[BaseModel]:
+    """The class of an objective's parameters, by the kind that the file gives."""
+    kind = node.get("kind") if isinstance(node, dict) else None
+    return known_objectives().get(str(kind), ObjectiveParameters)
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -12,7 +12,7 @@ from schemas.base import Frozen
 
 
 class Entry(Frozen):
-    """One line: `read == out + sum(losses.values())`."""
+    """One line: `read + sum(gains.values()) == out + sum(losses.values())`."""
 
     unit: Literal["records", "bytes", "tokens"]
     step: Literal["read", "plan", "materialize"]
@@ -23,11 +23,13 @@ class Entry(Frozen):
     read: int
     out: int
     losses: dict[str, int] = Field(default_factory=dict)
+    gains: dict[str, int] = Field(default_factory=dict)
+    """What is in the output more than once, such as the second segments of random pairs."""
 
     @property
     def difference(self) -> int:
         """What is unaccounted for; zero in a good ledger."""
-        return self.read - self.out - sum(self.losses.values())
+        return self.read + sum(self.gains.values()) - self.out - sum(self.losses.values())
 
 
 class Ledger(Frozen):

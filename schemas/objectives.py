@@ -1,63 +1,83 @@
-"""The objectives' parameters, as a job file gives them. What they do is in `transforms/objectives/`."""
+"""What the data model knows of objectives: that each has a kind and parameters. Nothing of what they do.
+
+An objective is one module of `transforms.objectives`, which holds its parameters too. A class of parameters makes
+itself known by being defined, so a job file can name every objective whose module is imported.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import GetJsonSchemaHandler, PlainSerializer, PlainValidator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
-from schemas.base import Frozen, Share
+from schemas.base import Frozen
 
-
-class Causal(Frozen):
-    """Next-token prediction (GPT). Labels are the inputs shifted by one."""
-
-    kind: Literal["causal"] = "causal"
-    pack: Literal["concat"] = "concat"
-    """`concat`: documents joined by the end-of-sequence token and cut at the longest length; the tail is kept."""
+_KNOWN: dict[str, type[ObjectiveParameters]] = {}
 
 
-class Mlm(Frozen):
-    """Masked language modeling (BERT, RoBERTa): pre-masked rows with the original ids at the masked places."""
+class ObjectiveParameters(Frozen):
+    """The parameters of an objective, as a job file gives them; `kind` has its name as the default."""
 
-    kind: Literal["mlm"] = "mlm"
-    mask_rate: Share = 0.15
-    """Share of the row's positions, special tokens counted, that are predicted."""
-    max_predictions: Annotated[int, Field(ge=1)] | None = None
-    """Upper bound on predictions in a row; none by default."""
-    whole_word: bool = False
-    """Mask all pieces of a word or none of them."""
-    mask_replace_prob: Share = 0.8
-    """Share of predicted positions shown as the mask token."""
-    random_replace_prob: Share = 0.1
-    """Share of predicted positions shown as a random non-special token; the rest stay as they are."""
-    pack: Literal["document"] = "document"
-    """`document`: a row is one document, or one piece of a document cut at the longest length."""
+    kind: str
 
-    @model_validator(mode="after")
-    def _rates_fit(self) -> Mlm:
-        if self.mask_rate == 0:
-            raise ValueError("mask_rate must be above 0")
-        if self.mask_replace_prob + self.random_replace_prob > 1 + 1e-9:
-            raise ValueError(
-                f"mask_replace_prob + random_replace_prob must not exceed 1, got "
-                f"{self.mask_replace_prob} + {self.random_replace_prob}"
-            )
-        return self
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Make the objective known, unless the class is a base of others and has no kind."""
+        super().__pydantic_init_subclass__(**kwargs)
+        kind = cls.model_fields["kind"].default
+        if isinstance(kind, str):
+            _KNOWN[kind] = cls
+
+    @property
+    def reads_sentences(self) -> bool:
+        """True if documents come with the ends of their sentences."""
+        return False
+
+    @property
+    def reads_pairs(self) -> bool:
+        """True if a record is an input and a target."""
+        return False
 
 
-class SpanCorruption(Frozen):
-    """Span corruption (T5): spans are replaced by sentinels, the target gives them back."""
-
-    kind: Literal["span_corruption"] = "span_corruption"
-    noise_density: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    """Share of a piece's tokens that are noise."""
-    mean_noise_span_length: Annotated[float, Field(ge=1)] = 3.0
-    """Noise tokens a span on average."""
-    pack: Literal["document"] = "document"
-    """`document`: a row is one document, or one piece of a document cut at the longest raw length that fits."""
+def known_objectives() -> Mapping[str, type[ObjectiveParameters]]:
+    """The classes of parameters by kind, in the order of the alphabet."""
+    return dict(sorted(_KNOWN.items()))
 
 
-Objective = Annotated[Causal | Mlm | SpanCorruption, Field(discriminator="kind")]
-AnyObjective = Causal | Mlm | SpanCorruption
-"""The same union without pydantic's discriminator, for annotations."""
+def parse_objective(value: Any) -> ObjectiveParameters:
+    """The parameters of the kind that the value names.
+
+    Raises:
+      ValueError: there is no such kind, or a parameter is wrong (pydantic's errors, which know the place).
+    """
+    if isinstance(value, ObjectiveParameters):
+        return value
+    kinds = ", ".join(known_objectives())
+    if not isinstance(value, dict) or "kind" not in value:
+        raise PydanticCustomError(
+            "objective_without_kind", "an objective is a mapping with a kind: {kinds}", {"kinds": kinds}
+        )
+    model = _KNOWN.get(value["kind"]) if isinstance(value["kind"], str) else None
+    if model is None:
+        context = {"kind": str(value["kind"]), "kinds": kinds}
+        raise PydanticCustomError("objective_unknown", "there is no objective {kind}; known: {kinds}", context)
+    return model.model_validate(value)
+
+
+def _dump(value: ObjectiveParameters) -> dict[str, Any]:
+    return value.model_dump(mode="json")
+
+
+class _OneOfKnown:
+    """JSON Schema of the objectives known when the schema is asked for."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, _: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"oneOf": [handler(model.__pydantic_core_schema__) for model in known_objectives().values()]}
+
+
+Objective = Annotated[ObjectiveParameters, PlainValidator(parse_objective), PlainSerializer(_dump), _OneOfKnown()]
+"""An objective of any known kind."""

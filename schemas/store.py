@@ -54,6 +54,8 @@ class PartSidecar(Frozen):
 
     fingerprint: str
     """Of the range, the tokenizer and the reading options; another value means the part is stale."""
+    sentences: str = ""
+    """Fingerprint of how sentences were found; empty where the part has no sentence ends."""
     source: str
     split: Split
     part: int
@@ -61,8 +63,9 @@ class PartSidecar(Frozen):
     begin: int
     documents: int
     tokens: int
+    """Of pairs: input, prefix included, and target together; so in `chunks` and `lengths`."""
     text_bytes: int
-    """UTF-8 bytes of the documents' texts."""
+    """UTF-8 bytes of the documents' texts; of pairs: input without prefix, and target."""
     size_bytes: int
     """Bytes of the Parquet file; 0 where the part holds no document and there is no file."""
     sha256: str

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,14 +17,23 @@ FINGERPRINT_KEY = b"shardmill.fingerprint"
 ROW_GROUP_TOKENS = 2**18
 """Least tokens of a shard's row group, where the shard has them."""
 
-TOKEN_STORE = pa.schema(
-    [
-        pa.field("doc_key", pa.uint64(), nullable=False),
-        pa.field("doc_id", pa.string(), nullable=False),
-        pa.field("ids", pa.list_(pa.int32()), nullable=False),
-    ]
-)
-"""A part of the token store; one row a document, ids without special tokens."""
+
+def token_store_schema(*, sentences: bool, pairs: bool) -> pa.Schema:
+    """The schema of a part of the token store; one row a document, ids without special tokens.
+
+    Args:
+      sentences: with `sentence_ends`, offsets into `ids`, strictly ascending, the last is len(ids).
+      pairs: with `target_ids`; `ids` are the input's.
+    """
+    names = ["ids", *(["sentence_ends"] if sentences else []), *(["target_ids"] if pairs else [])]
+    return pa.schema(
+        [
+            pa.field("doc_key", pa.uint64(), nullable=False),
+            pa.field("doc_id", pa.string(), nullable=False),
+            *(pa.field(name, pa.list_(pa.int32()), nullable=False) for name in names),
+        ]
+    )
+
 
 REJECTS = pa.schema(
     [
@@ -76,29 +86,37 @@ SHARDS = pa.schema(
 """The index of shards. `tokens` counts `input_ids`; `corpus_tokens` and `source_tokens` leave special tokens
 out. Every row group has `row_group_rows` rows but the last, which has what remains."""
 
-_PROVENANCE = [
-    pa.field("input_ids", pa.list_(pa.int32()), nullable=False),
-    pa.field("length", pa.int32(), nullable=False),
-    pa.field("source", pa.dictionary(pa.int32(), pa.string()), nullable=False),
-    pa.field("doc_keys", pa.list_(pa.uint64()), nullable=False),
-    pa.field("doc_offsets", pa.list_(pa.int64()), nullable=False),
-    pa.field("doc_lengths", pa.list_(pa.int32()), nullable=False),
-    pa.field("copy", pa.int32(), nullable=False),
-]
 
-_MASKS = [
-    pa.field("mask_positions", pa.list_(pa.int32()), nullable=False),
-    pa.field("mask_labels", pa.list_(pa.int32()), nullable=False),
-]
+class Column(NamedTuple):
+    """A column of the examples."""
 
-_TARGET = [pa.field("target_ids", pa.list_(pa.int32()), nullable=False)]
+    name: str
+    type: pa.DataType
+    meaning: str
+    """For the dataset card."""
 
-EXAMPLES: dict[str, pa.Schema] = {
-    "causal": pa.schema(_PROVENANCE),
-    "mlm": pa.schema(_PROVENANCE + _MASKS),
-    "span_corruption": pa.schema(_PROVENANCE + _TARGET),
-}
-"""Columns of a shard by kind of objective."""
+
+PROVENANCE = (
+    Column("input_ids", pa.list_(pa.int32()), "the model's input, special tokens included, never padding"),
+    Column("length", pa.int32(), "number of input ids"),
+    Column("source", pa.dictionary(pa.int32(), pa.string()), "the corpus the example comes from"),
+    Column("doc_keys", pa.list_(pa.uint64()), "document key of each piece"),
+    Column("doc_offsets", pa.list_(pa.int64()), "first token of each piece within its document"),
+    Column("doc_lengths", pa.list_(pa.int32()), "corpus tokens of each piece"),
+    Column("copy", pa.int32(), "which pass over the source"),
+)
+"""Columns of every example, whatever the objective."""
+
+MASKS = (
+    Column("mask_positions", pa.list_(pa.int32()), "positions that are predicted, ascending"),
+    Column("mask_labels", pa.list_(pa.int32()), "the original ids at them"),
+)
+TARGET = (Column("target_ids", pa.list_(pa.int32()), "what the decoder gives, special tokens included"),)
+
+
+def example_schema(columns: Sequence[Column]) -> pa.Schema:
+    """The schema of shards whose objective has these columns beside those of every example."""
+    return pa.schema([pa.field(c.name, c.type, nullable=False) for c in (*PROVENANCE, *columns)])
 
 
 def parquet_options(schema: pa.Schema) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import pyarrow as pa
 from schemas.job import Job, Source
 from schemas.storage import Location
 from schemas.store import InputRange
+from transforms.encode import encode_batch
 from transforms.read import read_records
-from transforms.tokenize import encode_batch
 from transforms.vocabulary import load_tokenizer
 
 _SAMPLE_BYTES = 2**18
@@ -30,12 +30,11 @@ def estimate_source(
       ranges: its input ranges.
       tokenizer: `tokenizer.json`, or None to take four bytes a token.
     """
-    texts: list[str] = []
-    text_bytes = read_bytes = 0
+    documents: list[tuple[str, ...]] = []
+    read_bytes = 0
     for piece in [ranges[i] for i in sorted({0, len(ranges) // 2, len(ranges) - 1})]:
         for records in read_records(piece, source, job.limits.max_record_bytes):
-            texts += records.texts
-            text_bytes += records.text_bytes
+            documents += map(records.texts_of, range(len(records.ids)))
             read_bytes += records.read_bytes
             if read_bytes >= _SAMPLE_BYTES:
                 break
@@ -44,9 +43,12 @@ def estimate_source(
         size = float(piece.end - piece.begin) if piece.format != "parquet" else float(piece.cost_bytes)
         stored[piece.uri] = stored.get(piece.uri, 0.0) + size * (_expansion(piece) if piece.compression else 1.0)
     if tokenizer is not None:
-        lengths = encode_batch(load_tokenizer(tokenizer), texts).lengths
+        loaded = load_tokenizer(tokenizer)
+        sides = [encode_batch(loaded, list(side)).lengths for side in zip(*documents, strict=True)]
+        lengths = np.sum([*sides, np.zeros(len(documents), np.int64)], axis=0)
     else:
-        lengths = np.array([round(len(t.encode()) / _BYTES_A_TOKEN) for t in texts], dtype=np.int64)
+        sizes = [sum(len(text.encode()) for text in texts) for texts in documents]
+        lengths = np.array([round(size / _BYTES_A_TOKEN) for size in sizes], dtype=np.int64)
     scale = sum(stored.values()) / max(1, read_bytes) * (1 - job.splits.validation)
     values, counts = np.unique(lengths[lengths > 0], return_counts=True)
     return int(lengths.sum() * scale), dict(zip(values.tolist(), counts.tolist(), strict=True))

@@ -134,6 +134,13 @@ def _input_file(source: Source, info: FileInfo, relative: str) -> InputFile:
             expected="a plain .parquet file, which is compressed inside",
             remedy="Decompress it",
         )
+    if source.holds_pairs and kind in ("txt", "lines"):
+        raise RequestError(
+            f"{info.uri} is plain text and has no fields",
+            where=f"source {source.name!r}",
+            expected=f"jsonl or Parquet with the fields {source.input!r} and {source.target!r} of the pairs",
+            remedy="Give files of one of these formats, or `text` in place of `input` and `target`",
+        )
     return InputFile(info.uri, relative, info.size_bytes, info.mtime_ns, kind, compression)
 
 
@@ -151,8 +158,10 @@ def _cut(file: InputFile, source: Source, range_bytes: int) -> list[tuple[int, i
 
 def _cut_parquet(file: InputFile, source: Source, range_bytes: int) -> list[tuple[int, int, int]]:
     metadata = open_parquet(file.uri, source).metadata
-    leaf = next(i for i in range(metadata.num_columns) if metadata.schema.column(i).path == source.text)
-    sizes = [metadata.row_group(g).column(leaf).total_uncompressed_size for g in range(metadata.num_row_groups)]
+    names = {name for _, name in source.text_fields}
+    leaves = [i for i in range(metadata.num_columns) if metadata.schema.column(i).path in names]
+    groups = [metadata.row_group(g) for g in range(metadata.num_row_groups)]
+    sizes = [sum(group.column(leaf).total_uncompressed_size for leaf in leaves) for group in groups]
     cuts, begin, total = [], 0, 0
     for group, size in enumerate(sizes):
         total += size
@@ -175,7 +184,7 @@ def open_parquet(uri: str, source: Source) -> pq.ParquetFile:
             "A Parquet input cannot be opened", where=f"source {source.name!r}, {uri}", got=str(error)
         ) from error
     schema = parquet.schema_arrow
-    for key, column in (("text", source.text), ("id", source.id)):
+    for key, column in (*source.text_fields, ("id", source.id)):
         if column is not None and column not in schema.names:
             raise RequestError(
                 f"The Parquet file has no column {column!r}",
@@ -184,17 +193,18 @@ def open_parquet(uri: str, source: Source) -> pq.ParquetFile:
                 got=f"columns {', '.join(schema.names)}",
                 remedy=f"Set `{key}` of the source: {did_you_mean(column, schema.names)}",
             )
-    kind: Any = schema.field(source.text).type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or _is_binary(kind)):
-        raise RequestError(
-            f"The column {source.text!r} holds no text",
-            where=f"source {source.name!r}, {uri}",
-            expected="string or binary",
-            got=str(kind),
-            remedy="Set `text` of the source to the column that holds the text",
-        )
+    for key, column in source.text_fields:
+        kind: Any = schema.field(column).type
+        if pa.types.is_dictionary(kind):
+            kind = kind.value_type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or _is_binary(kind)):
+            raise RequestError(
+                f"The column {column!r} holds no text",
+                where=f"source {source.name!r}, {uri}",
+                expected="string or binary",
+                got=str(kind),
+                remedy=f"Set `{key}` of the source to the column that holds the {key}",
+            )
     return parquet
 
 

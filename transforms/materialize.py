@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from schemas.base import Frozen
 from schemas.errors import DataError
@@ -25,10 +25,11 @@ from schemas.keys import draw
 from schemas.plan import read_block
 from schemas.storage import Location
 from schemas.store import PartSidecar, Split, part_location, sidecar_location
-from transforms.objectives import builder_for
+from transforms.memory import keep_freed_memory
 from transforms.objectives.base import Documents
+from transforms.objectives.registry import objective_for
 from transforms.planner import block_fingerprint
-from transforms.ragged import Ragged, concatenate
+from transforms.ragged import Ragged, offsets_of
 from transforms.shards import ShardName, bucket_tables, write_shard
 from transforms.vocabulary import Vocabulary, read_vocabulary
 
@@ -53,6 +54,7 @@ class SourceTokens(Frozen):
     read: int
     out: int
     losses: dict[str, int]
+    gains: dict[str, int] = Field(default_factory=dict)
 
 
 class BlockCommit(Frozen):
@@ -91,6 +93,7 @@ def materialize_block(block: int, options: MaterializeOptions) -> None:
       DataError: the token store is damaged.
       RequestError: the dataset cannot be written.
     """
+    keep_freed_memory()
     store, dataset = Location(options.store), Location(options.dataset)
     plan = read_block(dataset / "plan.parquet", block)
     split, stage, shard, slices = plan["split"], plan["stage"], plan["shard"], plan["slices"]
@@ -102,18 +105,19 @@ def materialize_block(block: int, options: MaterializeOptions) -> None:
         return
     place = commit_location(dataset, split, stage, shard)
     place.remove()  # a stale commit must not vouch for shards that are being replaced
-    builder = builder_for(options.job.objective, _vocabulary(options))
+    objective = objective_for(options.job.objective, _vocabulary(options))
     tables, tokens = [], []
-    for source, documents in _read_documents(store, split, slices, options.job.seed):
-        examples = builder.build(documents, longest=lengths[-1], seed=options.job.seed)
-        tables.append(examples.to_table(options.job.objective.kind, source))
+    for source, documents in _read_documents(store, split, slices, options.job):
+        examples = objective.build(documents, lengths=lengths, seed=options.job.seed)
+        tables.append(examples.to_table(objective.columns, source))
         tokens.append(
             SourceTokens(
                 source=source,
                 documents=len(documents),
-                read=len(documents.ids.flat),
+                read=documents.tokens,
                 out=int(examples.doc_lengths.flat.sum()),
                 losses=examples.losses,
+                gains=examples.gains,
             )
         )
     shards = []
@@ -126,32 +130,45 @@ def materialize_block(block: int, options: MaterializeOptions) -> None:
     place.write_bytes(orjson.dumps(commit.model_dump()))
 
 
-def _read_documents(store: Location, split: Split, slices: pa.Table, seed: int) -> Iterator[tuple[str, Documents]]:
+def _read_documents(store: Location, split: Split, slices: pa.Table, job: Job) -> Iterator[tuple[str, Documents]]:
     """(source, documents) for each source and copy of a block, documents in a keyed order."""
     rows = slices.to_pylist()
+    columns = ["doc_key", "ids"]
+    columns += ["sentence_ends"] if job.objective.reads_sentences else []
+    columns += ["target_ids"] if job.objective.reads_pairs else []
     for source, copy in sorted({(r["source"], r["copy"]) for r in rows}):
-        keys: list[npt.NDArray[np.uint64]] = []
-        ids: list[Ragged] = []
+        tables = []
         for row in rows:
             if (row["source"], row["copy"]) == (source, copy):
                 place = part_location(store, source, split, row["part"])
-                chunk_keys, chunk_ids = _read_chunk(place, row["row_group"])
+                chunk = _read_chunk(place, row["row_group"], columns)
+                sizes = [pc.list_value_length(chunk[c]).to_numpy() for c in ("ids", "target_ids") if c in columns]
+                first_tokens = offsets_of(np.sum(sizes, axis=0, dtype=np.int64))[:-1]
                 # A document belongs to the slice that holds its first token.
-                first = np.searchsorted(chunk_ids.offsets[:-1], [row["token_begin"], row["token_end"]])
-                wanted = np.arange(first[0], first[1])
-                keys.append(chunk_keys[wanted])
-                ids.append(chunk_ids.take(wanted))
-        joined_keys, joined = np.concatenate(keys), concatenate(ids, np.int32)
-        if len(joined):
-            order = np.argsort(draw(seed, "document", joined_keys, copy), kind="stable")
-            yield source, Documents(ids=joined.take(order), keys=joined_keys[order], copy=copy)
+                first, last = np.searchsorted(first_tokens, [row["token_begin"], row["token_end"]]).tolist()
+                tables.append(chunk.slice(first, last - first))
+        table = pa.concat_tables(tables)
+        if table.num_rows:
+            keys = table["doc_key"].to_numpy()
+            order = np.argsort(draw(job.seed, "document", keys, copy), kind="stable")
+            lists = {c: Ragged.from_arrow(table[c]).take(order) for c in columns[1:]}
+            yield (
+                source,
+                Documents(
+                    ids=lists["ids"],
+                    keys=keys[order],
+                    copy=copy,
+                    sentence_ends=lists.get("sentence_ends"),
+                    targets=lists.get("target_ids"),
+                ),
+            )
 
 
-def _read_chunk(place: Location, row_group: int) -> tuple[npt.NDArray[np.uint64], Ragged]:
+def _read_chunk(place: Location, row_group: int, columns: list[str]) -> pa.Table:
     try:
         with place.open_input() as file:
             parquet = pq.ParquetFile(file, page_checksum_verification=True)
-            table = parquet.read_row_group(row_group, columns=["doc_key", "ids"], use_threads=False)
+            return parquet.read_row_group(row_group, columns=columns, use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             "A part of the token store is damaged",
@@ -159,7 +176,6 @@ def _read_chunk(place: Location, row_group: int) -> tuple[npt.NDArray[np.uint64]
             got=str(error),
             remedy="Delete the part and run again; it is tokenized anew",
         ) from error
-    return table["doc_key"].to_numpy(), Ragged.from_arrow(table["ids"])
 
 
 def _part_sha256(store: Location, source: str, split: Split, part: int) -> str:

@@ -102,17 +102,21 @@ def mix(job: Job, available: dict[str, int]) -> tuple[list[StagePlan], list[str]
         StagePlan(
             name=stage.stage,
             lengths=tuple(stage.lengths),
-            # Counts are rounded shares; where a cap moved them, they are all there is to go by.
-            shares={
-                n: s
-                for n, s in (w if t == apportion(_total(t), w) else _normalise(_fractions(t))).items()
-                if s and t.get(n)
-            },
+            shares=_shares(w, t),
             tokens={n: c for n, c in t.items() if c},
         )
         for stage, w, t in zip(job.curriculum, weights, tokens, strict=True)
     ]
     return stages, warnings
+
+
+def _shares(weights: dict[str, Fraction], tokens: dict[str, int]) -> dict[str, Fraction]:
+    """Exact shares of a stage's sources, those without a token left out.
+
+    Counts are rounded shares; where a cap moved them, they are all there is to go by.
+    """
+    shares = weights if tokens == apportion(_total(tokens), weights) else _normalise(_fractions(tokens))
+    return _normalise({n: s for n, s in shares.items() if s and tokens.get(n)})
 
 
 def effective_tokens(tokens: float, available: float) -> float:

@@ -1,4 +1,4 @@
-"""Writes one part of the token store, chunk by chunk; `transforms.tokenize` says what goes into it."""
+"""Tokenized documents, and the writer of a part of the token store; `transforms.tokenize` says what goes into it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,57 @@ import pyarrow.parquet as pq
 
 from schemas.storage import HashingSink, Location, atomic_output
 from schemas.store import CHUNK_TOKENS
-from schemas.tables import TOKEN_STORE, parquet_options
-from transforms.ragged import Ragged, concatenate
+from schemas.tables import parquet_options
+from transforms.ragged import Int64, Ragged, concatenate, offsets_of
 
 _EXACT_LENGTHS = 8192
 """Document lengths up to this are counted exactly in a sidecar, longer ones to three digits."""
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """Documents as token ids, in file order."""
+
+    keys: npt.NDArray[np.uint64]
+    """uint64 [documents]."""
+    doc_ids: list[str]
+    text_bytes: Int64
+    """int64 [documents]: UTF-8 bytes of their texts."""
+    lists: dict[str, Ragged]
+    """int32 sequences of each document by column: `ids`, as the schema says `sentence_ends` and `target_ids`."""
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def tokens(self) -> Int64:
+        """int64 [documents]: tokens of each, of a pair both sides."""
+        both = [self.lists[column].lengths for column in ("ids", "target_ids") if column in self.lists]
+        return np.sum(both, axis=0, dtype=np.int64)
+
+    def take(self, rows: npt.NDArray[np.integer]) -> Tokenized:
+        """The documents at these indices."""
+        return Tokenized(
+            self.keys[rows],
+            [self.doc_ids[i] for i in rows.tolist()],
+            self.text_bytes[rows],
+            {column: ragged.take(rows) for column, ragged in self.lists.items()},
+        )
+
+    def to_arrow(self, schema: pa.Schema) -> pa.Table:
+        """As rows of the token store."""
+        lists = {column: ragged.to_arrow(pa.int32()) for column, ragged in self.lists.items()}
+        return pa.table({"doc_key": self.keys, "doc_id": self.doc_ids, **lists}, schema=schema)
+
+    @staticmethod
+    def joined(parts: list[Tokenized]) -> Tokenized:
+        """The documents of all parts, of which there is one at least, in order."""
+        return Tokenized(
+            np.concatenate([p.keys for p in parts]),
+            [i for p in parts for i in p.doc_ids],
+            np.concatenate([p.text_bytes for p in parts]),
+            {column: concatenate([p.lists[column] for p in parts], np.int32) for column in parts[0].lists},
+        )
 
 
 @dataclass
@@ -25,10 +71,10 @@ class PartWriter:
     """Writes one split's part chunk by chunk; a chunk closes at the first document that fills it."""
 
     place: Location
+    schema: pa.Schema
+    """Of `schemas.tables.token_store_schema`."""
     stack: contextlib.ExitStack
-    keys: list[npt.NDArray[np.uint64]] = field(default_factory=list)
-    ids: list[Ragged] = field(default_factory=list)
-    doc_ids: list[str] = field(default_factory=list)
+    pending: list[Tokenized] = field(default_factory=list)
     pending_tokens: int = 0
     chunks: list[tuple[int, int]] = field(default_factory=list)
     lengths: Counter[int] = field(default_factory=Counter)
@@ -36,53 +82,47 @@ class PartWriter:
     sink: HashingSink | None = None
     writer: pq.ParquetWriter | None = None
 
-    def add(self, keys: npt.NDArray[np.uint64], ids: Ragged, doc_ids: list[str], text_bytes: int) -> None:
-        """Add documents, whose texts take `text_bytes` together."""
-        self.keys.append(keys)
-        self.ids.append(ids)
-        self.doc_ids += doc_ids
-        self.text_bytes += text_bytes
-        self.pending_tokens += len(ids.flat)
+    def add(self, documents: Tokenized) -> None:
+        """Add documents."""
+        self.pending.append(documents)
+        self.text_bytes += int(documents.text_bytes.sum())
+        self.pending_tokens += int(documents.tokens.sum())
         if self.pending_tokens >= CHUNK_TOKENS:
             self._flush(final=False)
 
     def close(self) -> None:
         """Write what is pending and the footer; the file gets its name when the stack ends."""
-        self._flush(final=True)
+        if self.pending:
+            self._flush(final=True)
         if self.writer is not None:
             self.writer.close()
 
     def _flush(self, *, final: bool) -> None:
-        ids, keys = concatenate(self.ids, np.int32), np.concatenate([*self.keys, np.zeros(0, np.uint64)])
+        documents = Tokenized.joined(self.pending)
+        offsets = offsets_of(documents.tokens)
         begin = 0
         while True:
             # A chunk ends with the document that brings it to CHUNK_TOKENS, whatever the batches were.
-            stop = int(np.searchsorted(ids.offsets, ids.offsets[begin] + CHUNK_TOKENS, side="left"))
-            if stop > len(ids):
+            stop = int(np.searchsorted(offsets, offsets[begin] + CHUNK_TOKENS, side="left"))
+            if stop > len(documents):
                 break
-            self._write(ids, keys, begin, stop)
+            self._write(documents.take(np.arange(begin, stop)))
             begin = stop
-        if final and begin < len(ids):
-            self._write(ids, keys, begin, len(ids))
-            begin = len(ids)
-        rest = Ragged(ids.flat[ids.offsets[begin] :], ids.offsets[begin:] - ids.offsets[begin])
-        self.ids, self.keys, self.doc_ids = [rest], [keys[begin:]], self.doc_ids[begin:]
-        self.pending_tokens = len(rest.flat)
+        rest = documents.take(np.arange(begin, len(documents)))
+        if final and len(rest):
+            self._write(rest)
+        self.pending, self.pending_tokens = [rest], int(offsets[-1] - offsets[begin])
 
-    def _write(self, ids: Ragged, keys: npt.NDArray[np.uint64], begin: int, stop: int) -> None:
-        chunk = Ragged(
-            ids.flat[ids.offsets[begin] : ids.offsets[stop]], ids.offsets[begin : stop + 1] - ids.offsets[begin]
-        )
+    def _write(self, chunk: Tokenized) -> None:
         if self.writer is None:
             self.sink = self.stack.enter_context(atomic_output(self.place))
             self.writer = pq.ParquetWriter(
-                pa.PythonFile(self.sink, mode="w"), TOKEN_STORE, **parquet_options(TOKEN_STORE)
+                pa.PythonFile(self.sink, mode="w"), self.schema, **parquet_options(self.schema)
             )
             self.stack.callback(self.writer.close)  # before the sink closes, also after an error
-        table = pa.table([keys[begin:stop], self.doc_ids[begin:stop], chunk.to_arrow(pa.int32())], schema=TOKEN_STORE)
-        self.writer.write_table(table, row_group_size=table.num_rows)
-        self.chunks.append((stop - begin, len(chunk.flat)))
-        lengths = chunk.lengths
+        self.writer.write_table(chunk.to_arrow(self.schema), row_group_size=len(chunk))
+        lengths = chunk.tokens
+        self.chunks.append((len(chunk), int(lengths.sum())))
         scale = 10 ** np.maximum(0, np.floor(np.log10(lengths)).astype(np.int64) - 2)
         rounded = np.where(lengths <= _EXACT_LENGTHS, lengths, lengths // scale * scale)
         self.lengths.update(dict(zip(*(a.tolist() for a in np.unique(rounded, return_counts=True)), strict=True)))

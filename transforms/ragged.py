@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +11,11 @@ import pyarrow as pa
 
 Int64 = npt.NDArray[np.int64]
 
-_GATHER_ELEMENTS = 2**22
-"""Elements gathered at a time, so that the index array stays at 32 MB."""
+_GATHER_ELEMENTS = 2**15
+"""Elements gathered by index at a time, so that the index array stays in the processor's cache."""
+
+_LONG_SLICE = 32
+"""Elements of a slice, on average, from which copying slice by slice is faster than by index."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +73,34 @@ class Ragged:
     def slices(self, starts: npt.NDArray[np.integer], lengths: npt.NDArray[np.integer]) -> Ragged:
         """Sequences `flat[starts[i]:starts[i] + lengths[i]]`, one for each i."""
         offsets = offsets_of(lengths)
+        if offsets[-1] >= _LONG_SLICE * len(lengths) > 0:
+            order = np.lexsort((lengths, starts))  # an empty slice before the one that begins there
+            begins = np.asarray(starts, dtype=np.int64)[order]
+            ends = begins + np.asarray(lengths)[order]
+            if (begins[1:] >= ends[:-1]).all():
+                return Ragged(self._copy_disjoint(order, begins, ends), offsets)
         out = np.empty(int(offsets[-1]), dtype=self.flat.dtype)
         gather_into(out, offsets[:-1], self.flat, starts, lengths)
         return Ragged(out, offsets)
+
+    def _copy_disjoint(self, order: Int64, begins: Int64, ends: Int64) -> npt.NDArray[np.generic]:
+        """Slices that do not overlap, given in ascending order, end to end in their own order.
+
+        To Arrow they are byte strings with gaps between them, of which it takes every second: one copy of memory a
+        slice and not one index an element, some five times faster.
+        """
+        flat = np.ascontiguousarray(self.flat)
+        size = flat.dtype.itemsize
+        edges = np.empty(2 * len(begins) + 1, dtype=np.int64)
+        edges[0:-1:2], edges[1::2], edges[-1] = begins * size, ends * size, ends[-1] * size
+        strings = pa.LargeBinaryArray.from_buffers(
+            pa.large_binary(), len(edges) - 1, [None, pa.py_buffer(edges), pa.py_buffer(flat)]
+        )
+        rank = np.empty(len(order), dtype=np.int64)
+        rank[order] = 2 * np.arange(len(order))
+        taken = strings.take(pa.array(rank))
+        data = np.frombuffer(taken.buffers()[2], dtype=flat.dtype) if taken.buffers()[2] is not None else flat[:0]
+        return data[: int((ends - begins).sum())]
 
 
 def offsets_of(lengths: npt.NDArray[np.integer]) -> Int64:
@@ -98,6 +127,19 @@ def gather_into(
         within = ranges(n)
         out[np.repeat(out_starts[begin:stop], n) + within] = flat[np.repeat(starts[begin:stop], n) + within]
         begin = stop
+
+
+def tiles(lengths: npt.NDArray[np.integer], positions: int) -> Iterator[slice]:
+    """Runs of neighbouring sequences that take at most `positions` places when all are padded to their longest.
+
+    A sequence that is longer than that is a tile of its own.
+    """
+    begin = 0
+    while begin < len(lengths):
+        near = np.maximum.accumulate(lengths[begin : begin + max(1, positions // max(1, int(lengths[begin])))])
+        fit = np.searchsorted(near * np.arange(1, len(near) + 1), positions, side="right")
+        yield slice(begin, begin + max(1, int(fit)))
+        begin += max(1, int(fit))
 
 
 def ranges(lengths: npt.NDArray[np.integer]) -> Int64:

@@ -7,7 +7,6 @@ reading; each becomes a `Reject`. Memory is bounded by the batch and the longest
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import orjson
 import pyarrow as pa
@@ -17,59 +16,11 @@ from schemas.errors import DataError
 from schemas.job import Source
 from schemas.store import InputRange
 from transforms.inputs import open_parquet
-from transforms.lines import EXCERPT_BYTES, lines, paragraphs
+from transforms.lines import lines, paragraphs
+from transforms.records import Records
 
 BATCH_BYTES = 2**20
 """About this many bytes of records come in one batch."""
-
-
-@dataclass(frozen=True)
-class Reject:
-    """A record that is no document."""
-
-    offset: int
-    """Byte in the decompressed file, or row of a Parquet file."""
-    reason: str
-    """invalid_utf8, invalid_json, missing_text, text_not_string, empty, too_long or damaged_file."""
-    detail: str
-    size_bytes: int
-    excerpt: str
-
-
-@dataclass
-class Records:
-    """A batch of records in file order."""
-
-    ids: list[str] = field(default_factory=list)
-    offsets: list[int] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
-    rejects: list[Reject] = field(default_factory=list)
-    read_bytes: int = 0
-    """Bytes read for this batch, everything counted."""
-    text_bytes: int = 0
-    """UTF-8 bytes of `texts`."""
-    format_bytes: int = 0
-    """Bytes that are neither text nor rejected: syntax, other fields, line ends, blank lines."""
-
-    def accept(self, doc_id: str, offset: int, text: str, text_bytes: int, size_bytes: int) -> None:
-        """Add a document whose record takes `size_bytes`."""
-        self.ids.append(doc_id)
-        self.offsets.append(offset)
-        self.texts.append(text)
-        self.read_bytes += size_bytes
-        self.text_bytes += text_bytes
-        self.format_bytes += size_bytes - text_bytes
-
-    def reject(self, offset: int, reason: str, detail: str, raw: bytes, size_bytes: int) -> None:
-        """Add a reject whose record takes `size_bytes`."""
-        excerpt = raw[:EXCERPT_BYTES].decode("utf-8", "replace")
-        self.rejects.append(Reject(offset, reason, detail, size_bytes, excerpt))
-        self.read_bytes += size_bytes
-
-    def skip(self, size_bytes: int) -> None:
-        """Count bytes that hold no record, such as a blank line."""
-        self.read_bytes += size_bytes
-        self.format_bytes += size_bytes
 
 
 def read_records(piece: InputRange, source: Source, max_record_bytes: int) -> Iterator[Records]:
@@ -93,7 +44,7 @@ def read_records(piece: InputRange, source: Source, max_record_bytes: int) -> It
 
 def _read_lines(piece: InputRange, source: Source, max_record_bytes: int) -> Iterator[Records]:
     records = paragraphs if piece.format == "txt" else lines
-    batch = Records()
+    batch = Records(source)
     for offset, raw, size, problem in records(piece, max_record_bytes):
         if problem == "damaged_file":
             batch.reject(offset, problem, raw.decode(), b"", size)
@@ -102,28 +53,37 @@ def _read_lines(piece: InputRange, source: Source, max_record_bytes: int) -> Ite
         elif not raw.strip():
             batch.skip(size)
         elif piece.format == "jsonl":
-            _add_json(batch, piece, source, offset, raw, size)
+            _add_json(batch, piece, offset, raw, size)
         else:
-            _add_text(batch, f"{piece.file}:{offset}", offset, raw, size)
+            _add_encoded(batch, f"{piece.file}:{offset}", offset, [raw], raw, size)
         if batch.read_bytes >= BATCH_BYTES:
             yield batch
-            batch = Records()
+            batch = Records(source)
     yield batch
 
 
-def _add_text(batch: Records, doc_id: str, offset: int, raw: bytes, size: int) -> None:
+def _add_encoded(batch: Records, doc_id: str, offset: int, texts: list[bytes], raw: bytes, size: int) -> None:
+    """Add a document of these texts, of which one may be no UTF-8."""
     try:
-        text = raw.decode("utf-8")
+        decoded = [text.decode("utf-8") for text in texts]
     except UnicodeDecodeError as error:
         batch.reject(offset, "invalid_utf8", f"byte {error.start}: {error.reason}", raw, size)
         return
-    if not text.strip():
-        batch.reject(offset, "empty", "", raw, size)
-        return
-    batch.accept(doc_id, offset, text, len(raw), size)
+    _add_texts(batch, doc_id, offset, decoded, sum(map(len, texts)), raw, size)
 
 
-def _add_json(batch: Records, piece: InputRange, source: Source, offset: int, raw: bytes, size: int) -> None:
+def _add_texts(
+    batch: Records, doc_id: str, offset: int, texts: list[str], text_bytes: int, raw: bytes, size: int
+) -> None:
+    """Add a document of these texts, of which one may be empty."""
+    for (key, _), text in zip(batch.source.text_fields, texts, strict=True):
+        if not text.strip():
+            batch.reject(offset, "empty" if key == "text" else f"empty_{key}", "", raw, size)
+            return
+    batch.accept(doc_id, offset, texts, text_bytes, size)
+
+
+def _add_json(batch: Records, piece: InputRange, offset: int, raw: bytes, size: int) -> None:
     try:
         raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -137,18 +97,19 @@ def _add_json(batch: Records, piece: InputRange, source: Source, offset: int, ra
     if not isinstance(record, dict):
         batch.reject(offset, "invalid_json", f"expected an object, got {type(record).__name__}", raw, size)
         return
-    text = record.get(source.text)
-    if text is None:
-        detail = f"no field {source.text!r}; fields: {', '.join(list(record)[:10])}"
-        batch.reject(offset, "missing_text", detail, raw, size)
-    elif not isinstance(text, str):
-        detail = f"field {source.text!r} is {type(text).__name__}"
-        batch.reject(offset, "text_not_string", detail, raw, size)
-    elif not text.strip():
-        batch.reject(offset, "empty", "", raw, size)
-    else:
-        doc_id = _doc_id(record.get(source.id) if source.id else None, piece, offset)
-        batch.accept(doc_id, offset, text, len(text.encode()), size)
+    texts = []
+    for key, name in batch.source.text_fields:
+        text = record.get(name)
+        if text is None:
+            detail = f"no field {name!r}; fields: {', '.join(list(record)[:10])}"
+            batch.reject(offset, f"missing_{key}", detail, raw, size)
+            return
+        if not isinstance(text, str):
+            batch.reject(offset, f"{key}_not_string", f"field {name!r} is {type(text).__name__}", raw, size)
+            return
+        texts.append(text)
+    doc_id = _doc_id(record.get(batch.source.id) if batch.source.id else None, piece, offset)
+    _add_texts(batch, doc_id, offset, texts, sum(len(text.encode()) for text in texts), raw, size)
 
 
 def _doc_id(value: object, piece: InputRange, offset: int) -> str:
@@ -178,24 +139,19 @@ def _rows_of_a_batch(parquet: pq.ParquetFile, piece: InputRange) -> int:
 def _read_parquet(piece: InputRange, source: Source, max_record_bytes: int) -> Iterator[Records]:
     parquet = open_parquet(piece.uri, source)
     row = sum(parquet.metadata.row_group(g).num_rows for g in range(piece.begin))
-    columns = [source.text] + ([source.id] if source.id else [])
+    names = [name for _, name in source.text_fields]
     try:
         for arrow in parquet.iter_batches(
             batch_size=_rows_of_a_batch(parquet, piece),
             row_groups=range(piece.begin, piece.end),
-            columns=columns,
+            columns=names + ([source.id] if source.id else []),
             use_threads=False,
         ):
-            batch = Records()
-            texts = arrow.column(source.text).cast(pa.large_binary()).to_pylist()
-            ids = _ids(arrow.column(source.id)) if source.id else [None] * len(texts)
-            for raw, doc_id in zip(texts, ids, strict=True):
-                if raw is None:
-                    batch.reject(row, "missing_text", f"column {source.text!r} is null", b"", 0)
-                elif len(raw) > max_record_bytes:
-                    batch.reject(row, "too_long", f"{len(raw)} bytes, limit {max_record_bytes}", raw, len(raw))
-                else:
-                    _add_text(batch, _doc_id(doc_id, piece, row), row, raw, len(raw))
+            batch = Records(source)
+            texts = zip(*(arrow.column(n).cast(pa.large_binary()).to_pylist() for n in names), strict=True)
+            ids = _ids(arrow.column(source.id)) if source.id else [None] * arrow.num_rows
+            for cells, doc_id in zip(texts, ids, strict=True):
+                _add_row(batch, _doc_id(doc_id, piece, row), row, cells, max_record_bytes)
                 row += 1
             yield batch
     except (pa.ArrowException, OSError) as error:
@@ -205,3 +161,16 @@ def _read_parquet(piece: InputRange, source: Source, max_record_bytes: int) -> I
             got=str(error),
             remedy="Replace the file, or leave it out of `files`",
         ) from error
+
+
+def _add_row(batch: Records, doc_id: str, row: int, cells: tuple[bytes | None, ...], max_record_bytes: int) -> None:
+    present = [cell for cell in cells if cell is not None]
+    raw, size = b" ".join(present), sum(map(len, present))
+    absent = [column for column, cell in zip(batch.source.text_fields, cells, strict=True) if cell is None]
+    if size > max_record_bytes:
+        batch.reject(row, "too_long", f"{size} bytes, limit {max_record_bytes}", raw, size)
+    elif absent:
+        key, name = absent[0]
+        batch.reject(row, f"missing_{key}", f"column {name!r} is null", raw, size)
+    else:
+        _add_encoded(batch, doc_id, row, present, raw, size)

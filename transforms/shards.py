@@ -16,6 +16,7 @@ from schemas.errors import DataError
 from schemas.keys import draw
 from schemas.storage import Location, atomic_output
 from schemas.tables import FINGERPRINT_KEY, ROW_GROUP_TOKENS, parquet_options
+from transforms.ragged import Ragged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,18 @@ def bucket_tables(table: pa.Table, lengths: list[int], seed: int) -> Iterator[tu
         rows = np.flatnonzero(bucket == i)
         if len(rows):
             # Two rows of one key (a repeated document id) keep the order of the plan.
-            yield length, table.take(pa.array(rows[np.argsort(order[rows], kind="stable")]))
+            yield length, take_rows(table, rows[np.argsort(order[rows], kind="stable")])
+
+
+def take_rows(table: pa.Table, rows: npt.NDArray[np.integer]) -> pa.Table:
+    """These rows of a table in this order; lists are copied row by row, several times faster than Arrow's `take`."""
+    arrays = [
+        Ragged.from_arrow(column).take(rows).to_arrow(column.type.value_type)
+        if pa.types.is_list(column.type)
+        else column.take(pa.array(rows))
+        for column in table.combine_chunks().itercolumns()
+    ]
+    return pa.Table.from_arrays(arrays, schema=table.schema)
 
 
 def row_group_rows(lengths: npt.NDArray[np.integer]) -> int:

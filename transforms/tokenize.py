@@ -11,7 +11,6 @@ import functools
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
-from schemas.fingerprint import fingerprint
+from schemas.fingerprint import fingerprint, text_identity
 from schemas.job import Source
 from schemas.keys import document_keys, validation_mask
 from schemas.storage import Location, atomic_output
@@ -35,10 +34,14 @@ from schemas.store import (
     rejects_location,
     sidecar_location,
 )
-from schemas.tables import FORMAT_VERSION, REJECTS
-from transforms.parts import PartWriter
+from schemas.tables import FORMAT_VERSION, REJECTS, token_store_schema
+from transforms.encode import encode_batch, encode_sentences
+from transforms.lines import EXCERPT_BYTES
+from transforms.parts import PartWriter, Tokenized
 from transforms.ragged import Ragged
-from transforms.read import Records, Reject, read_records
+from transforms.read import read_records
+from transforms.records import Records, Reject
+from transforms.sentences import sentence_bounds, sentence_fingerprint
 from transforms.vocabulary import load_tokenizer
 
 
@@ -54,10 +57,17 @@ class TokenizeOptions:
     validation: float
     """Share of documents in the validation split."""
     max_record_bytes: int
+    sentences: bool = False
+    """Write sentence ends."""
+    pairs: bool = False
+    """Records are an input and a target."""
 
 
 def range_fingerprint(piece: InputRange, options: TokenizeOptions) -> str:
-    """What a range's parts are made from; a sidecar with another fingerprint is stale."""
+    """What the documents and ids of a range are made from; a sidecar with another fingerprint is stale.
+
+    How sentences are found is not part of it, so that a job that reads none takes a part that has them.
+    """
     return fingerprint(
         {
             "format_version": FORMAT_VERSION,
@@ -65,7 +75,7 @@ def range_fingerprint(piece: InputRange, options: TokenizeOptions) -> str:
             "tokenizer": options.tokenizer_sha256,
             "validation": options.validation,
             "max_record_bytes": options.max_record_bytes,
-            "text": options.source.text,
+            **text_identity(options.source),
             "id": options.source.id,
             "range": piece.model_dump(exclude={"uri", "cost_bytes", "part"}),
         }
@@ -75,6 +85,7 @@ def range_fingerprint(piece: InputRange, options: TokenizeOptions) -> str:
 def finished_range(piece: InputRange, options: TokenizeOptions) -> dict[Split, PartSidecar] | None:
     """The sidecars of a range that is done and still matches; None if there is work to do."""
     store, wanted = Location(options.store), range_fingerprint(piece, options)
+    sentences = sentence_fingerprint(options.source) if options.sentences else None
     found: dict[Split, PartSidecar] = {}
     for split in SPLITS:
         try:
@@ -82,7 +93,7 @@ def finished_range(piece: InputRange, options: TokenizeOptions) -> dict[Split, P
             sidecar = PartSidecar.model_validate_json(data)
         except (FileNotFoundError, ValueError):
             return None  # never begun, or a sidecar of another version
-        if sidecar.fingerprint != wanted:
+        if sidecar.fingerprint != wanted or sentences not in (None, sidecar.sentences):
             return None
         if sidecar.size_bytes:
             info = part_location(store, piece.source, split, piece.part).info()
@@ -90,14 +101,6 @@ def finished_range(piece: InputRange, options: TokenizeOptions) -> dict[Split, P
                 return None
         found[split] = sidecar
     return found
-
-
-def encode_batch(tokenizer: Tokenizer, texts: list[str]) -> Ragged:
-    """Ids of texts without special tokens, int32 flat."""
-    encodings = [e.ids for e in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
-    lengths = np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings))
-    flat = np.fromiter(chain.from_iterable(encodings), dtype=np.int32, count=int(lengths.sum()))
-    return Ragged.from_lengths(flat, lengths)
 
 
 @functools.lru_cache(maxsize=4)
@@ -124,11 +127,12 @@ def tokenize_range(piece: InputRange, options: TokenizeOptions) -> dict[Split, P
     for split in SPLITS:
         sidecar_location(store, piece.source, split, piece.part).remove()
     totals = _Totals()
+    schema = token_store_schema(sentences=options.sentences, pairs=options.pairs)
     with contextlib.ExitStack() as stack:
-        writers = {s: PartWriter(places[s], stack) for s in SPLITS}
+        writers = {s: PartWriter(places[s], schema, stack) for s in SPLITS}
         for batch in _tokenized(piece, options, totals):
-            for split, (keys, ids, doc_ids, text_bytes) in batch.items():
-                writers[split].add(keys, ids, doc_ids, text_bytes)
+            for split, documents in batch.items():
+                writers[split].add(documents)
         for writer in writers.values():
             writer.close()
     _write_rejects(rejects_location(store, piece.source, piece.part), piece, totals.rejects)
@@ -137,6 +141,7 @@ def tokenize_range(piece: InputRange, options: TokenizeOptions) -> dict[Split, P
         part = writers[split]
         sidecars[split] = PartSidecar(
             fingerprint=wanted,
+            sentences=sentence_fingerprint(options.source) if options.sentences else "",
             source=piece.source,
             split=split,
             part=piece.part,
@@ -181,11 +186,8 @@ class _Totals:
         }
 
 
-_Batch = dict[Split, tuple[npt.NDArray[np.uint64], Ragged, list[str], int]]
-
-
-def _tokenized(piece: InputRange, options: TokenizeOptions, totals: _Totals) -> Iterator[_Batch]:
-    """Each batch of the range's documents by split, as (keys, ids, document ids, text bytes)."""
+def _tokenized(piece: InputRange, options: TokenizeOptions, totals: _Totals) -> Iterator[dict[Split, Tokenized]]:
+    """Each batch of the range's documents by split."""
     tokenizer = _tokenizer(options.tokenizer_uri, options.tokenizer_sha256)
     for records in read_records(piece, options.source, options.max_record_bytes):
         totals.records += len(records.ids) + len(records.rejects)
@@ -196,22 +198,45 @@ def _tokenized(piece: InputRange, options: TokenizeOptions, totals: _Totals) -> 
             yield _tokenize_records(tokenizer, records, options, totals)
 
 
-def _tokenize_records(tokenizer: Tokenizer, records: Records, options: TokenizeOptions, totals: _Totals) -> _Batch:
-    ids = encode_batch(tokenizer, records.texts)
+def _tokenize_records(
+    tokenizer: Tokenizer, records: Records, options: TokenizeOptions, totals: _Totals
+) -> dict[Split, Tokenized]:
+    lists = _encode(tokenizer, records, options)
     keys = document_keys(options.source.name, records.ids)
-    sizes = np.fromiter((len(t.encode()) for t in records.texts), dtype=np.int64, count=len(records.texts))
-    has_tokens = ids.lengths > 0
+    sizes = np.array(records.sizes, dtype=np.int64)
+    has_tokens = _has_tokens(tokenizer, lists, options.source.prefix)
     for i in np.flatnonzero(~has_tokens).tolist():
         # Say, a text of control characters only, which BERT's normalizer drops.
-        excerpt = records.texts[i][:200]
+        excerpt = " ".join(records.texts_of(i))[:EXCERPT_BYTES]
         totals.rejects.append(Reject(records.offsets[i], "no_tokens", records.ids[i], int(sizes[i]), excerpt))
+    documents = Tokenized(keys, records.ids, sizes, lists)
     held_out = validation_mask(keys, options.validation)
-    batch: _Batch = {}
-    for split, wanted in (("train", ~held_out), ("validation", held_out)):
-        rows = np.flatnonzero(wanted & has_tokens)
-        if len(rows):
-            batch[split] = keys[rows], ids.take(rows), [records.ids[i] for i in rows.tolist()], int(sizes[rows].sum())  # type: ignore[index]
-    return batch
+    split_rows: tuple[tuple[Split, Any], ...] = (("train", ~held_out), ("validation", held_out))
+    return {split: documents.take(np.flatnonzero(wanted & has_tokens)) for split, wanted in split_rows}
+
+
+def _encode(tokenizer: Tokenizer, records: Records, options: TokenizeOptions) -> dict[str, Ragged]:
+    """The lists of a part's rows, by column."""
+    if options.sentences:
+        bounds = [sentence_bounds(text, options.source) for text in records.texts]
+        ids, ends = encode_sentences(tokenizer, records.texts, bounds)
+        lists = {"ids": ids, "sentence_ends": ends}
+    else:
+        lists = {"ids": encode_batch(tokenizer, records.texts)}
+    if options.pairs:
+        lists["target_ids"] = encode_batch(tokenizer, records.targets)
+    return lists
+
+
+def _has_tokens(tokenizer: Tokenizer, lists: dict[str, Ragged], prefix: str) -> npt.NDArray[np.bool_]:
+    """bool [documents]; False where a text, or one of a pair's, has no token beside those of the prefix."""
+    ids, alone = lists["ids"], encode_batch(tokenizer, [prefix]).flat
+    has_tokens = np.ones(len(ids), dtype=bool)
+    for i in np.flatnonzero(ids.lengths == len(alone)).tolist():
+        has_tokens[i] = not np.array_equal(ids.flat[ids.offsets[i] : ids.offsets[i + 1]], alone)
+    if "target_ids" in lists:
+        has_tokens &= lists["target_ids"].lengths > 0
+    return has_tokens
 
 
 def _write_rejects(place: Location, piece: InputRange, rejects: list[Reject]) -> None:

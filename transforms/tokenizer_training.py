@@ -29,10 +29,14 @@ _OVERSAMPLE = 8
 _ALPHABET = 1000
 """Most distinct characters of a WordPiece vocabulary (the default of BERT's tools)."""
 
+_Drawn = tuple[int, int, tuple[str, ...]]
+"""(keyed hash, document key, texts: one, or prefix with input and target)."""
+
 
 def sample_texts(job: Job, ranges: dict[str, list[InputRange]], on_bytes: Callable[[int], None]) -> list[str]:
-    """Training documents of all sources, about `sample_bytes` in all, in proportion to the weights.
+    """Texts of training documents of all sources, about `sample_bytes` in all, in proportion to the weights.
 
+    A pair gives two: the prefix with the input, and the target.
     Within a source the documents with the smallest keyed hashes are taken, out of ranges in keyed order, so the
     sample depends on nothing but the seed and the corpus. A source too small for its share gives all it has.
 
@@ -58,7 +62,7 @@ def sample_texts(job: Job, ranges: dict[str, list[InputRange]], on_bytes: Callab
 def _sample_source(job: Job, source: Source, ranges: list[InputRange], wanted_bytes: int) -> list[str]:
     places = np.array([text_key(r.file, str(r.begin)) for r in ranges], dtype=np.uint64)
     order = draw(job.seed, "tokenizer.range", places)
-    held: list[tuple[int, int, str]] = []
+    held: list[_Drawn] = []
     held_bytes = seen_bytes = 0
     for i in np.argsort(order, kind="stable").tolist():
         for records in read_records(ranges[i], source, job.limits.max_record_bytes):
@@ -66,20 +70,24 @@ def _sample_source(job: Job, source: Source, ranges: list[InputRange], wanted_by
             train = ~validation_mask(keys, job.splits.validation)
             hashes = draw(job.seed, "tokenizer.document", keys)
             for j in np.flatnonzero(train).tolist():
-                held.append((int(hashes[j]), int(keys[j]), records.texts[j]))
-                held_bytes += (size := len(records.texts[j].encode()))
+                held.append((int(hashes[j]), int(keys[j]), records.texts_of(j)))
+                held_bytes += (size := _size(held[-1]))
                 seen_bytes += size
             if held_bytes > 4 * max(wanted_bytes, 1):
                 held, held_bytes = _smallest(held, wanted_bytes)
         if seen_bytes >= _OVERSAMPLE * wanted_bytes:
             break
-    return [text for _, _, text in _smallest(held, wanted_bytes)[0]]
+    return [text for _, _, texts in _smallest(held, wanted_bytes)[0] for text in texts]
 
 
-def _smallest(held: list[tuple[int, int, str]], wanted_bytes: int) -> tuple[list[tuple[int, int, str]], int]:
+def _size(drawn: _Drawn) -> int:
+    return sum(len(text.encode()) for text in drawn[2])
+
+
+def _smallest(held: list[_Drawn], wanted_bytes: int) -> tuple[list[_Drawn], int]:
     """The documents of the smallest hashes whose texts reach the bytes wanted, and their size."""
     held = sorted(held)
-    sizes = np.cumsum([len(text.encode()) for _, _, text in held])
+    sizes = np.cumsum([_size(drawn) for drawn in held])
     count = min(len(held), int(np.searchsorted(sizes, wanted_bytes)) + 1)
     return held[:count], int(sizes[count - 1]) if count else 0
 

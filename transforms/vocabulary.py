@@ -25,6 +25,12 @@ _USUAL = {
     "mask": ("[MASK]", "<mask>"),
     "bos": ("[BOS]", "<s>", "<bos>", "<|begin_of_text|>", "<|endoftext|>"),
     "eos": ("[EOS]", "</s>", "<eos>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>"),
+    "fim_prefix": ("<fim_prefix>", "<fim-prefix>", "<|fim_prefix|>", "▁<PRE>"),
+    "fim_middle": ("<fim_middle>", "<fim-middle>", "<|fim_middle|>", "▁<MID>"),
+    "fim_suffix": ("<fim_suffix>", "<fim-suffix>", "<|fim_suffix|>", "▁<SUF>"),
+    "nlu": ("[NLU]",),
+    "nlg": ("[NLG]",),
+    "s2s": ("[S2S]",),
 }
 
 TRAINED_SPECIAL_TOKENS = (
@@ -46,7 +52,7 @@ class Vocabulary:
     size: int
     """One more than the largest id."""
     special_ids: dict[str, int]
-    """By role: pad, unk, cls, sep, mask, bos, eos, as far as the vocabulary has them."""
+    """By role: pad, unk, cls, sep, mask, bos, eos, fim_prefix …, as far as the vocabulary has them."""
     is_special: npt.NDArray[np.bool_]
     """bool [size]; True for ids that never stand for text: specials, sentinels and ids without a token."""
     sentinel_ids: npt.NDArray[np.int32]

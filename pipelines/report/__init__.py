@@ -22,9 +22,10 @@ from pipelines.show import pick_examples
 from schemas.counts import format_bytes, format_count
 from schemas.errors import ShardmillError
 from schemas.gates import GATES
-from schemas.objectives import Mlm
-from transforms.gates import expected_shares
-from transforms.statistics import FIXED_POINT, AuditContext
+from transforms.gates.masks import expected_shares
+from transforms.objectives.masking import MaskingParameters
+from transforms.statistics import AuditContext
+from transforms.statistics.masks import FIXED_POINT
 
 MOST_LEDGER_LINES = 300
 """Lines of the ledger in the report, open ones first; manifest.json has all."""
@@ -142,7 +143,7 @@ def _buckets(result: AuditResult) -> list[Bucket]:
 def _mask_charts(result: AuditResult) -> dict[str, Markup]:
     """Charts of masking, where the objective masks."""
     context, found = AuditContext.of(result.manifest), result.statistics
-    if not isinstance(context.parameters, Mlm):
+    if not isinstance(context.parameters, MaskingParameters):
         return {}
     expected = expected_shares(context.parameters, context.text_ids)
     positions = [x / FIXED_POINT for x in found.histogram("mask_position_expected")]

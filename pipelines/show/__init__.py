@@ -17,7 +17,23 @@ _STYLES = {
     "kept": "bold green",
     "sentinel": "bold cyan",
     "rest": "dim italic",
+    "predicted": "green",
+    "second": "cyan",
+    "rearranged": "magenta",
+    "gap": "bold red",
 }
+
+_LEGEND = {
+    "mask": "[MASK=x] masked, x is the label",
+    "random": "[x→y] x is the label, y is shown",
+    "kept": "[kept x] predicted, shown as it is",
+    "sentinel": "[<extra_id_0>=x] a sentinel stands for x, the target gives x back",
+    "predicted": "predicted",
+    "second": "second segment",
+    "rearranged": "moved here from further back",
+    "gap": "a mask that stands for any number of words, none included",
+}
+"""What a kind of span means, for those that are shown."""
 
 
 def show(
@@ -50,14 +66,9 @@ def show(
         console.print(Text.assemble(*((span.text, _STYLES[span.kind]) for span in example.spans)))
         console.print()
     kinds = {span.kind for example in examples for span in example.spans}
-    if kinds & {"mask", "random", "kept"}:
-        legend = Text("[MASK=x] masked, x is the label", style=_STYLES["mask"])
-        legend.append(" · ").append("[x→y] x is the label, y is shown", style=_STYLES["random"])
-        console.print(legend.append(" · ").append("[kept x] predicted, shown as it is", style=_STYLES["kept"]))
-    if "sentinel" in kinds:
-        console.print(
-            Text("[<extra_id_0>=x] a sentinel stands for x, the target gives x back", style=_STYLES["sentinel"])
-        )
+    legend = Text(" · ").join(Text(text, style=_STYLES[kind]) for kind, text in _LEGEND.items() if kind in kinds)
+    if legend:
+        console.print(legend)
 
 
 __all__ = ["Example", "Span", "pick_examples", "show"]

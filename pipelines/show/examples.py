@@ -5,8 +5,8 @@ What is masked stays readable without colour: `[MASK=word]`, `[word→other]` an
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,8 @@ from pipelines.show.surfaces import Surfaces
 from schemas.errors import DataError, RequestError, did_you_mean
 from schemas.manifest import Manifest, read_manifest, read_shards
 from schemas.storage import Location
-from schemas.tables import EXAMPLES
+from transforms.objectives.drawing import Drawing, Mark
+from transforms.objectives.registry import known_objective, schema_of
 
 MOST_TOKENS = 2048
 """Tokens of a row that are shown; the rest is counted."""
@@ -29,7 +30,7 @@ class Span:
     """A stretch of a row that is shown alike."""
 
     kind: str
-    """text, special, boundary, mask, random, kept, sentinel or rest."""
+    """text, special, boundary, rest, or a kind of `transforms.objectives.drawing.Mark`."""
     text: str
     """With marks that keep its meaning without colour."""
 
@@ -53,6 +54,8 @@ class Example:
     documents: tuple[tuple[int, int, int], ...]
     """(key, first token, corpus tokens) of each piece."""
     spans: tuple[Span, ...]
+    notes: tuple[str, ...] = ()
+    """Facts of the whole row, such as its label."""
 
     def header(self) -> str:
         """Where the row is from, in one line."""
@@ -61,6 +64,7 @@ class Example:
         return (
             f"{self.source} · {self.split} · stage {self.stage} {self.stage_name} · length {self.length} · "
             f"{self.tokens} tokens · document {key:016x} from token {first}, {count} tokens{more} · copy {self.copy}"
+            + "".join(f" · {note}" for note in self.notes)
         )
 
 
@@ -86,6 +90,7 @@ def pick_examples(
     shards = _select(manifest, read_shards(dataset).to_pylist(), split, stage, length)
     surfaces = _surfaces(dataset / "tokenizer.json")
     stage_names = {s.stage: s.name for s in manifest.stages}
+    special = set(manifest.tokenizer.special_token_ids)
     shown: Counter[str] = Counter()
     taken: set[tuple[str, int]] = set()
     examples: list[Example] = []
@@ -96,6 +101,7 @@ def pick_examples(
         if picked is None:
             continue
         row, values = picked
+        drawing = known_objective(kind).draw(values, manifest.tokenizer)
         shown[values["source"]] += 1
         taken.add((shard["path"], row))
         examples.append(
@@ -110,7 +116,8 @@ def pick_examples(
                 tokens=len(values["input_ids"]),
                 copy=values["copy"],
                 documents=tuple(zip(values["doc_keys"], values["doc_offsets"], values["doc_lengths"], strict=False)),
-                spans=_spans(values, kind, manifest, surfaces, most_tokens),
+                spans=_spans(values, drawing, special, surfaces, most_tokens),
+                notes=drawing.notes,
             )
         )
     return examples
@@ -175,7 +182,7 @@ def _pick_row(
             file = pq.ParquetFile(source, page_checksum_verification=True)
             group = int(quantile * (file.num_row_groups - 1))
             first = sum(file.metadata.row_group(i).num_rows for i in range(group))
-            table = file.read_row_group(group, columns=EXAMPLES[kind].names, use_threads=False)
+            table = file.read_row_group(group, columns=schema_of(kind).names, use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise DataError(
             "A shard cannot be read",
@@ -196,82 +203,65 @@ def _pick_row(
 
 
 def _spans(
-    values: dict[str, Any], kind: str, manifest: Manifest, surfaces: Surfaces, most_tokens: int
+    row: dict[str, Any], drawing: Drawing, special: set[int], surfaces: Surfaces, most: int
 ) -> tuple[Span, ...]:
     """The row as spans; a walk over the few rows that are shown, not over a dataset."""
-    ids: list[int] = values["input_ids"][:most_tokens]
-    special = set(manifest.tokenizer.special_token_ids)
-    mask_id = manifest.tokenizer.special_ids.get("mask")
-    labels = dict(zip(values.get("mask_positions", ()), values.get("mask_labels", ()), strict=False))
-    starts = _document_starts(values, kind)
-    hidden = _hidden_spans(values.get("target_ids", ()), manifest)
+    ids: list[int] = row["input_ids"]
     spans: list[Span] = []
-    run: list[int] = []
-
-    def close_run() -> None:
-        if run:
-            spans.append(Span("text", surfaces.text(run)))
-            run.clear()
-
-    for place, token in enumerate(ids):
-        if place in starts:
-            close_run()
-            key, first = starts[place]
-            spans.append(Span("boundary", f"\n[document {key:016x} from token {first}]\n"))
-        if place in labels:
-            close_run()
-            spans += _masked(token, labels[place], mask_id, surfaces)
-        elif token in hidden:
-            close_run()
-            text = surfaces.text(hidden[token])
+    place = 0
+    for mark in [*drawing.marks, Mark("boundary", len(ids), len(ids))]:
+        if mark.begin < place:
+            continue  # only in a damaged row, which is to be seen rather than to stop the show
+        if mark.begin > place:
+            spans += _plain(ids[place : min(mark.begin, most)], "text", special, surfaces)
+        if mark.begin >= min(most, len(ids)):
+            break
+        shown = ids[mark.begin : mark.end]
+        if mark.kind == "boundary":
+            spans.append(Span("boundary", f"\n[{mark.note}]\n"))
+        elif mark.kind in ("mask", "random", "kept"):
+            spans += _masked(mark.kind, shown[0], mark.hidden[0], surfaces)
+        elif mark.kind == "sentinel":
+            text = surfaces.text(list(mark.hidden))
             spans += [Span("text", " ")] if text.startswith(" ") else []
-            spans.append(Span("sentinel", f"[{surfaces.name(token)}={text.strip()}]"))
-        elif token in special:
-            close_run()
-            spans.append(Span("special", f" {surfaces.name(token)}"))
+            spans.append(Span("sentinel", f"[{surfaces.name(shown[0])}={text.strip()}]"))
+        elif mark.kind == "gap":
+            spans.append(Span("gap", f" {surfaces.name(shown[0])}"))
         else:
-            run.append(token)
-    close_run()
-    if len(values["input_ids"]) > len(ids):
-        spans.append(Span("rest", f" … {len(values['input_ids']) - len(ids):,} more tokens"))
-    for i, span in enumerate(spans):
-        if i == 0 or spans[i - 1].kind == "boundary":
-            spans[i] = Span(span.kind, span.text.removeprefix(" "))  # a line does not begin with a word's space
+            spans += _plain(shown[: most - mark.begin], mark.kind, special, surfaces)
+        place = mark.end
+    if len(ids) > most:
+        spans.append(Span("rest", f" … {len(ids) - most:,} more tokens"))
+    spans = _trimmed(spans)
+    if drawing.target is not None:
+        target = list(drawing.target)
+        spans.append(Span("boundary", "\n→ "))
+        spans += _trimmed(_plain(target[:most], "predicted", special, surfaces))
+        if len(target) > most:
+            spans.append(Span("rest", f" … {len(target) - most:,} more tokens"))
     return tuple(spans)
 
 
-def _hidden_spans(target_ids: Sequence[int], manifest: Manifest) -> dict[int, list[int]]:
-    """By sentinel, the tokens that stand behind it in the target."""
-    sentinels, eos = set(manifest.tokenizer.sentinel_ids), manifest.tokenizer.special_ids.get("eos")
-    hidden: dict[int, list[int]] = {}
-    current: list[int] = []
-    for token in target_ids:
-        if token in sentinels:
-            current = hidden.setdefault(token, [])
-        elif token != eos:
-            current.append(token)
-    return hidden
+def _trimmed(spans: list[Span]) -> list[Span]:
+    """The spans; a line does not begin with a word's space."""
+    first = [i == 0 or spans[i - 1].kind == "boundary" for i in range(len(spans))]
+    return [Span(s.kind, s.text.removeprefix(" ")) if f else s for s, f in zip(spans, first, strict=True)]
 
 
-def _masked(token: int, label: int, mask_id: int | None, surfaces: Surfaces) -> list[Span]:
+def _plain(ids: list[int], kind: str, special: set[int], surfaces: Surfaces) -> list[Span]:
+    """A stretch of text of one kind, its special tokens apart."""
+    spans: list[Span] = []
+    for is_special, group in itertools.groupby(ids, special.__contains__):
+        if is_special:
+            spans += [Span("special", f" {surfaces.name(token)}") for token in group]
+        else:
+            spans.append(Span(kind, surfaces.text(list(group))))
+    return spans
+
+
+def _masked(kind: str, token: int, label: int, surfaces: Surfaces) -> list[Span]:
     """A masked place, the space before it apart."""
     old, new = surfaces.text([label]), surfaces.text([token])
     space = [Span("text", " ")] if old.startswith(" ") else []
-    if token == mask_id:
-        return [*space, Span("mask", f"[MASK={old.strip()}]")]
-    if token == label:
-        return [*space, Span("kept", f"[kept {old.strip()}]")]
-    return [*space, Span("random", f"[{old.strip()}→{new.strip()}]")]
-
-
-def _document_starts(values: dict[str, Any], kind: str) -> dict[int, tuple[int, int]]:
-    """By place in the row, the (key, first token) of each further document; pieces are followed by one EOS."""
-    if kind != "causal":
-        return {}
-    starts, place = {}, 0
-    pieces = zip(values["doc_keys"], values["doc_offsets"], values["doc_lengths"], strict=False)
-    for i, (key, first, count) in enumerate(pieces):
-        if i:
-            starts[place] = (key, first)
-        place += count + 1
-    return starts
+    shown = {"mask": f"[MASK={old.strip()}]", "kept": f"[kept {old.strip()}]"}
+    return [*space, Span(kind, shown.get(kind, f"[{old.strip()}→{new.strip()}]"))]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from tiny_dataset import make_dataset
 
-from schemas.objectives import Causal, Mlm
 from schemas.storage import Location
+from transforms.objectives.causal import Causal
+from transforms.objectives.mlm import Mlm
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import re
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 from tiny_dataset import make_dataset
@@ -14,11 +18,13 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
-from pipelines.show import pick_examples, show
+from pipelines.show import Example, pick_examples, show
 from pipelines.show.surfaces import Surfaces
 from schemas.errors import DataError, RequestError
 from schemas.manifest import read_manifest, read_shards
 from schemas.storage import Location
+from transforms.objectives.mlm import Mlm
+from transforms.objectives.span_corruption import SpanCorruption
 
 
 def printed(dataset: Location, **options) -> str:  # type: ignore[no-untyped-def]
@@ -57,12 +63,52 @@ def test_causal_rows_show_where_documents_begin(causal_dataset: Location) -> Non
     assert "[document " in printed(causal_dataset, n=4)
 
 
-def test_a_shown_row_is_the_shards_row(mlm_dataset: Location) -> None:
-    import pyarrow.parquet as pq
+def row_of(dataset: Location, example: Example) -> dict[str, Any]:
+    table = pq.read_table((dataset / example.path).uri, partitioning=None)
+    return dict(table.slice(example.row, 1).to_pylist()[0])
 
+
+def test_packed_rows_show_where_documents_begin_between_their_masks(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path, Mlm(pack="full"), blocks=1)
+    several = [e for e in pick_examples(dataset, n=8) if len(e.documents) > 1]
+    assert several
+    surfaces = Surfaces.of((dataset / "tokenizer.json").read_bytes())
+    for example in several:
+        row = row_of(dataset, example)
+        parts = "".join(s.text for s in example.spans).split("\n[document ")
+        assert len(parts) == len(example.documents)
+        for part, (key, offset, _) in zip(parts[1:], example.documents[1:], strict=True):
+            assert part.startswith(f"{key:016x} from token {offset}]\n")
+        # Each part ends with its piece's separator.
+        assert all(part.rstrip().endswith("[SEP]") for part in parts)
+        kinds = Counter(s.kind for s in example.spans)
+        assert sum(kinds[k] for k in ("mask", "random", "kept")) == len(row["mask_positions"])
+        for kind, pattern in (("mask", r"\[MASK=(.*)\]"), ("kept", r"\[kept (.*)\]"), ("random", r"\[(.*)→.*\]")):
+            texts = [re.fullmatch(pattern, s.text) for s in example.spans if s.kind == kind]
+            labels = {surfaces.text([label]).strip() for label in row["mask_labels"]}
+            assert all(found and found.group(1) in labels for found in texts)
+
+
+def test_sentinels_show_the_tokens_that_the_target_gives_back(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path, SpanCorruption(), blocks=1)
+    surfaces = Surfaces.of((dataset / "tokenizer.json").read_bytes())
+    for example in pick_examples(dataset, n=4):
+        row = row_of(dataset, example)
+        shown = [s.text for s in example.spans if s.kind == "sentinel"]
+        target = surfaces.text(row["target_ids"])
+        assert len(shown) == sum(surfaces.name(t).startswith("<extra_id_") for t in row["input_ids"])
+        for i, text in enumerate(shown):
+            name, hidden = text.removeprefix("[").removesuffix("]").split("=")
+            assert name == f"<extra_id_{i}>"
+            assert hidden
+            assert f"{name} {hidden}" in target or f"{name}{hidden}" in target  # a span may begin within a word
+    assert "a sentinel stands for x" in printed(dataset, n=2)
+
+
+def test_a_shown_row_is_the_shards_row(mlm_dataset: Location) -> None:
     decoded = Tokenizer.from_file((mlm_dataset / "tokenizer.json").uri)
     for example in pick_examples(mlm_dataset, n=5):
-        row = pq.read_table((mlm_dataset / example.path).uri, partitioning=None).slice(example.row, 1).to_pylist()[0]
+        row = row_of(mlm_dataset, example)
         assert example.tokens == len(row["input_ids"])
         assert example.source == row["source"]
         kinds = [s.kind for s in example.spans if s.kind in ("mask", "random", "kept")]

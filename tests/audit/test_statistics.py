@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pipelines.audit import ShardMapper, merge_bytes
 from schemas.manifest import read_manifest, read_shards
 from schemas.storage import Location
-from transforms.statistics import FIXED_POINT, POSITION_BINS, Accumulator, Group, HashSample, Measures
+from transforms.statistics import Accumulator, Group, HashSample, Measures
+from transforms.statistics.masks import FIXED_POINT, POSITION_BINS
 
 _HASHES = st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 20), max_size=30)
 

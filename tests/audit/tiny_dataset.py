@@ -6,11 +6,14 @@ that keeps counts leaves all bookkeeping right, and only the gate of the broken 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -30,14 +33,15 @@ from schemas.manifest import (
     TokenizerRecord,
     Totals,
 )
-from schemas.objectives import AnyObjective, Mlm
+from schemas.objectives import ObjectiveParameters
 from schemas.storage import Location, atomic_output
 from schemas.tables import SHARDS
-from transforms.objectives import builder_for
-from transforms.objectives.base import Documents
-from transforms.ragged import Ragged
+from transforms.objectives.base import Documents, Examples
+from transforms.objectives.mlm import Mlm
+from transforms.objectives.registry import objective_for
+from transforms.ragged import Ragged, offsets_of
 from transforms.shards import ShardName, bucket_tables, write_shard
-from transforms.vocabulary import Vocabulary, read_vocabulary
+from transforms.vocabulary import TRAINED_SPECIAL_TOKENS, Vocabulary, read_vocabulary
 
 SOURCES = {"books": 260, "code": 240}
 """Documents by source."""
@@ -48,9 +52,9 @@ Tables = dict[tuple[str, int, int, int], pa.Table]
 """By (split, stage, length, block) the rows of a shard."""
 
 
+@functools.cache
 def tokenizer_bytes() -> bytes:
-    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[BOS]", "[EOS]"]
-    specials += [f"<extra_id_{i}>" for i in range(40)]
+    specials = list(TRAINED_SPECIAL_TOKENS)
     syllables = [a + b for a in "bdfgklmnprst" for b in ("a", "e", "i", "o", "u")]
     words = [x + y for x in syllables for y in syllables[:8]]
     vocab = {t: i for i, t in enumerate([*specials, *words, *(f"##{s}" for s in syllables)])}
@@ -60,12 +64,52 @@ def tokenizer_bytes() -> bytes:
     return tokenizer.to_str().encode()
 
 
-def make_documents(source: str, vocabulary: Vocabulary, seed: int, count: int) -> tuple[Ragged, np.ndarray]:
+@functools.cache
+def tiny_vocabulary() -> Vocabulary:
+    return read_vocabulary(tokenizer_bytes())
+
+
+def make_documents(source: str, vocabulary: Vocabulary, seed: int, count: int, *, pairs: bool = False) -> Documents:
+    """Documents of lognormal lengths whose sentences have 1 to some 40 tokens; with `pairs`, their targets too."""
     rng = np.random.default_rng([seed, len(source)])
     lengths = np.clip(rng.lognormal(3.9, 0.9, count), 2, 600).astype(np.int64)
-    ids = vocabulary.text_ids[rng.integers(0, len(vocabulary.text_ids), lengths.sum())].astype(np.int32)
-    ids[rng.random(len(ids)) < 0.01] = vocabulary.special_ids["unk"]
-    return Ragged.from_lengths(ids, lengths), document_keys(source, [f"{source}-{i}" for i in range(count)])
+
+    def text(lengths: np.ndarray) -> Ragged:
+        ids = vocabulary.text_ids[rng.integers(0, len(vocabulary.text_ids), lengths.sum())].astype(np.int32)
+        ids[rng.random(len(ids)) < 0.01] = vocabulary.special_ids["unk"]
+        return Ragged.from_lengths(ids, lengths)
+
+    ids = text(lengths)
+    is_end = rng.random(len(ids.flat)) < 0.08
+    is_end[ids.offsets[1:] - 1] = True
+    at = np.flatnonzero(is_end)
+    document = np.searchsorted(ids.offsets, at, side="right") - 1
+    return Documents(
+        ids=ids,
+        keys=document_keys(source, [f"{source}-{i}" for i in range(count)]),
+        copy=0,
+        sentence_ends=Ragged(
+            (at - ids.offsets[document] + 1).astype(np.int32), offsets_of(np.bincount(document, minlength=count))
+        ),
+        targets=text(np.maximum(1, lengths // 2)) if pairs else None,
+    )
+
+
+def part_of(documents: Documents, rows: np.ndarray, copy: int, objective: ObjectiveParameters) -> Documents:
+    """Some of the documents as one pass of a block reads them: with no more than the objective asks for."""
+    ends, targets = documents.sentence_ends, documents.targets
+    return Documents(
+        ids=documents.ids.take(rows),
+        keys=documents.keys[rows],
+        copy=copy,
+        sentence_ends=ends.take(rows) if ends is not None and objective.reads_sentences else None,
+        targets=targets.take(rows) if targets is not None and objective.reads_pairs else None,
+    )
+
+
+def describe(objective: ObjectiveParameters) -> str:
+    """A test's name for it: its kind and what differs from the defaults."""
+    return " ".join([objective.kind, *(f"{k}={v}" for k, v in objective.model_dump(exclude_defaults=True).items())])
 
 
 class Spoiled:
@@ -86,51 +130,77 @@ class Spoiled:
         return min(k for k in self.tables if k[0] == split)
 
 
+@dataclass
+class Line:
+    """A line of the ledger as materialize counts it."""
+
+    read: int = 0
+    out: int = 0
+    losses: Counter[str] = field(default_factory=Counter)
+    gains: Counter[str] = field(default_factory=Counter)
+
+    def add(self, documents: Documents, examples: Examples) -> None:
+        self.read += documents.tokens
+        self.out += int(examples.doc_lengths.flat.sum())
+        self.losses.update(examples.losses)
+        self.gains.update(examples.gains)
+
+
 def make_dataset(
     root: Path,
-    objective: AnyObjective | None = None,
+    objective: ObjectiveParameters | None = None,
     seed: int = 0,
     spoil: Callable[[Spoiled], None] | None = None,
     gates: dict[str, Any] | None = None,
-    second_pass: bool = True,
+    blocks: int = 2,
 ) -> Location:
     """Two sources, two stages, two blocks a stage, a second pass over one source, and validation rows."""
-    objective = objective or Mlm()
-    data = tokenizer_bytes()
-    vocabulary = read_vocabulary(data)
+    with patch("os.fsync"):  # a third of the time; these datasets need not survive a crash
+        return _make_dataset(root, objective or Mlm(), seed, spoil, gates or {}, blocks)
+
+
+def _make_dataset(
+    root: Path,
+    objective: ObjectiveParameters,
+    seed: int,
+    spoil: Callable[[Spoiled], None] | None,
+    gates: dict[str, Any],
+    blocks: int,
+) -> Location:
+    data, vocabulary = tokenizer_bytes(), tiny_vocabulary()
+    fields = {"input": "in", "target": "out"} if objective.reads_pairs else {}
     job = Job.model_validate(
         {
             "name": "tiny",
             "seed": seed,
             "output": "out/tiny",
             "tokenizer": {"file": "tokenizer.json"},
-            "sources": [{"name": n, "files": [f"{n}.txt"]} for n in SOURCES],
+            "sources": [{"name": n, "files": [f"{n}.jsonl"], **fields} for n in SOURCES],
             "splits": {"validation": 0.1},
             "objective": objective.model_dump(),
             "curriculum": [{"stage": n, "lengths": lengths} for n, lengths in STAGES.items()],
-            "gates": gates or {},
+            "gates": gates,
         }
     )
-    builder = builder_for(objective, vocabulary)
+    maker = objective_for(objective, vocabulary)
     parts: dict[tuple[str, int, int], list[pa.Table]] = defaultdict(list)
-    planned: Counter[tuple[str, int, str]] = Counter()
+    lines: dict[tuple[str, int, str], Line] = defaultdict(Line)
     available: dict[str, tuple[int, int]] = {}
     for source, count in SOURCES.items():
-        ids, keys = make_documents(source, vocabulary, seed, count)
-        held_out = validation_mask(keys, job.splits.validation)
+        documents = make_documents(source, vocabulary, seed, count, pairs=objective.reads_pairs)
+        held_out = validation_mask(documents.keys, job.splits.validation)
         train, rest = np.flatnonzero(~held_out), np.flatnonzero(held_out)
-        available[source] = (int(ids.lengths[train].sum()), len(train))
+        available[source] = (part_of(documents, train, 0, objective).tokens, len(train))
         half = len(train) // 2
         pieces = [("train", 0, train[:half], 0), ("train", 1, train[half:], 0)]
-        pieces += [("train", 1, train[:half], 1)] * (second_pass and source == "code")
+        pieces += [("train", 1, train[:half], 1)] * (source == "code")
         pieces += [("validation", stage, rest, 0) for stage in range(len(STAGES))]
         for split, stage, chosen, copy in pieces:
-            longest = list(STAGES.values())[stage][-1]
-            planned[(split, stage, source)] += int(ids.lengths[chosen].sum())
-            for block, part in enumerate(np.array_split(chosen, 2)):
-                documents = Documents(ids=ids.take(part), keys=keys[part], copy=copy)
-                examples = builder.build(documents, longest=longest, seed=seed)
-                parts[(split, stage, block)].append(examples.to_table(objective.kind, source))
+            for block, rows in enumerate(np.array_split(chosen, blocks)):
+                part = part_of(documents, rows, copy, objective)
+                examples = maker.build(part, lengths=list(STAGES.values())[stage], seed=seed)
+                lines[(split, stage, source)].add(part, examples)
+                parts[(split, stage, block)].append(examples.to_table(maker.columns, source))
     tables: Tables = {}
     for (split, stage, block), found in parts.items():
         table = pa.concat_tables(found).unify_dictionaries().combine_chunks()
@@ -143,21 +213,22 @@ def make_dataset(
         {**write_shard(dataset, ShardName(split=s, stage=k, length=n, shard=b), table, FINGERPRINT), "block": b}
         for (s, k, n, b), table in sorted(tables.items())
     ]
-    write_rest(dataset, job, objective, data, vocabulary, rows, planned, available)
+    write_rest(dataset, job, objective, data, vocabulary, rows, lines, available)
     return dataset
 
 
 def write_rest(
     dataset: Location,
     job: Job,
-    objective: AnyObjective,
+    objective: ObjectiveParameters,
     data: bytes,
     vocabulary: Vocabulary,
     rows: list[dict[str, Any]],
-    planned: Counter[tuple[str, int, str]],
+    lines: dict[tuple[str, int, str], Line],
     available: dict[str, tuple[int, int]],
 ) -> None:
     """Index, tokenizer and manifest of these shards."""
+    planned = Counter({key: line.read for key, line in lines.items()})
     write_index(dataset, rows)
     (dataset / "tokenizer.json").write_bytes(data)
     realised: Counter[tuple[str, int, str]] = Counter()
@@ -233,8 +304,18 @@ def write_rest(
                     for s, n in SOURCES.items()
                 ),
                 *(
-                    Entry(unit="tokens", step="materialize", source=s, split=split, stage=k, read=n, out=n)
-                    for (split, k, s), n in sorted(planned.items())
+                    Entry(
+                        unit="tokens",
+                        step="materialize",
+                        source=s,
+                        split=split,
+                        stage=k,
+                        read=line.read,
+                        out=line.out,
+                        losses=dict(line.losses),
+                        gains=dict(line.gains),
+                    )
+                    for (split, k, s), line in sorted(lines.items(), key=lambda item: item[0])
                 ),
             ]
         ),

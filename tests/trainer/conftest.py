@@ -18,7 +18,7 @@ from tokenizers.models import WordLevel
 
 from schemas.ledger import Ledger
 from schemas.manifest import Manifest, TokenizerRecord, Totals
-from schemas.tables import EXAMPLES, FINGERPRINT_KEY, SHARDS, parquet_options
+from schemas.tables import FINGERPRINT_KEY, MASKS, SHARDS, example_schema, parquet_options
 
 torch.set_num_threads(1)
 
@@ -103,7 +103,7 @@ def write_dataset(
             columns["mask_labels"] = pa.ListArray.from_arrays(ends, pa.array(ids[at]))
             ids = np.where(masked, SPECIAL_IDS["mask"], ids).astype(np.int32)
         columns["input_ids"] = pa.ListArray.from_arrays(offsets, pa.array(ids))
-        schema = EXAMPLES[objective]
+        schema = example_schema(MASKS if objective == "mlm" else ())
         table = pa.table([columns[n].cast(schema.field(n).type) for n in schema.names], schema=schema)
         table = table.replace_schema_metadata({FINGERPRINT_KEY: FINGERPRINT})
         path = f"data/split={spec.split}/stage={spec.stage}/length={spec.length}/{number:05d}.parquet"

@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unit_helpers import cases
 
+import transforms.objectives.registry  # noqa: F401  (makes the objectives known)
 from schemas.errors import RequestError
 from schemas.job import Job
 from schemas.jobfile import job_schema, load_job, parse_job
-from schemas.objectives import Causal, Mlm
+from schemas.objectives import parse_objective
 from schemas.storage import Location
 
 GOOD: dict[str, Any] = {
@@ -75,7 +76,7 @@ def test_the_good_job_is_good() -> None:
     made = parsed(GOOD)
     assert made.source("wikipedia").files == ["corpus/wikipedia.txt"]
     assert made.stage_shares() == [Fraction(3, 10), Fraction(7, 10)]
-    assert made.objective == Mlm(mask_rate=0.15, whole_word=True)
+    assert made.objective == parse_objective({"kind": "mlm", "mask_rate": 0.15, "whole_word": True})
     assert (made.limits.range_bytes, made.limits.block_tokens) == (64_000_000, 1_000_000)
     assert not made.planned_without_data
 
@@ -85,12 +86,12 @@ def test_the_least_job_gets_the_documented_defaults() -> None:
         {k: GOOD[k] for k in ("name", "output", "tokenizer")} | {"sources": [{"name": "a", "files": "a.txt"}]}
     )
     assert (made.seed, made.tokens, made.budget.epochs, made.splits.validation) == (0, None, 1.0, 0.01)
-    assert made.objective == Mlm()
+    assert made.objective == parse_objective({"kind": "mlm"})
     assert [(s.lengths, s.share) for s in made.curriculum] == [([128, 256, 512], 1.0)]
     assert made.mixture.on_shortfall == "error"
     assert made.sources[0].format == "auto"
     assert made.sources[0].weight is None
-    assert parsed(GOOD | {"objective": {"kind": "causal"}}).objective == Causal()
+    assert parsed(GOOD | {"objective": {"kind": "causal"}}).objective == parse_objective({"kind": "causal"})
 
 
 @pytest.mark.parametrize("written", ["410e9", "410000000000", "410_000_000_000", "410B", "0.41T", "410G", "4.1e+11"])
@@ -123,6 +124,36 @@ def test_the_canonical_job_is_the_same_job() -> None:
     assert Job.model_validate(made.canonical()) == made
 
 
+WMT = {"name": "wmt", "files": "wmt.jsonl", "input": "en", "target": "fr", "prefix": "translate: ", "weight": 0.1}
+PAIRS = {
+    **GOOD,
+    "objective": {"kind": "seq2seq"},
+    "sources": [WMT],
+    "curriculum": [{"stage": "main", "lengths": [64]}],
+}
+
+
+def pairs(**source: Any) -> dict[str, Any]:
+    """`PAIRS` with these keys of the source replaced, or dropped where None."""
+    return {**PAIRS, "sources": [{k: v for k, v in {**WMT, **source}.items() if v is not None}]}
+
+
+def test_a_source_of_pairs_goes_with_an_objective_that_reads_them() -> None:
+    (made,) = parsed(PAIRS).sources
+    assert (made.input, made.target, made.prefix, made.holds_pairs) == ("en", "fr", "translate: ", True)
+    assert made.text_fields == (("input", "en"), ("target", "fr"))
+    assert parsed(GOOD).source("books").text_fields == (("text", "t"),)
+    planned = {**PAIRS, "sources": [WMT, {"name": "more", "tokens": "5B", "weight": 1}]}
+    assert parsed(planned).planned_without_data, "a source without files has no fields to name"
+    assert Job.model_validate(parsed(PAIRS).canonical()) == parsed(PAIRS)
+
+
+def test_a_source_says_how_its_sentences_are_found() -> None:
+    made = parsed(changed("sources", 0, "language", value="de"))
+    assert (made.sources[0].language, made.sources[1].language, made.sources[0].sentences) == ("de", "en", "split")
+    assert parsed(changed("sources", 0, "sentences", value="lines")).sources[0].sentences == "lines"
+
+
 UNKNOWN = [
     ((), "buget", "budget"),
     (("sources", 1), "wieght", "weight"),
@@ -131,6 +162,8 @@ UNKNOWN = [
     (("budget",), "epoch", "epochs"),
     (("splits",), "validatoin", "validation"),
     (("objective",), "maskrate", "mask_rate"),
+    (("sources", 0), "targett", "target"),
+    (("sources", 0), "langauge", "language"),
     (("curriculum", 1), "length", "lengths"),
     (("gates", "padding"), "maxi", "max"),
     (("limits",), "range_byte", "range_bytes"),
@@ -149,6 +182,14 @@ def test_an_unknown_key_names_its_place_and_the_nearest_key(path: tuple[Any, ...
 def test_an_unknown_key_of_a_tokenizer_to_train_is_told_its_own_keys() -> None:
     paragraph = refused(changed("tokenizer", value={"train": {"model": "bpe", "vocab": 500}}))
     assert "did you mean 'vocab_size'" in paragraph.lower()
+
+
+def test_an_unknown_key_of_an_objective_is_told_the_keys_of_that_kind() -> None:
+    paragraph = refused(changed("objective", value={"kind": "span_corruption", "noise": 0.2}))
+    assert "did you mean 'noise_density'" in paragraph.lower()
+    assert "mask_rate" not in paragraph
+    paragraph = refused(changed("objective", value={"kind": "causal", "mask_rate": 0.2}))
+    assert "mask_rate" not in paragraph.split("Expected:")[1].split("Got:")[0]
 
 
 def test_a_misspelt_required_key_is_reported_as_misspelt_and_not_as_missing() -> None:
@@ -223,6 +264,26 @@ SAYS: list[tuple[str, dict[str, Any], list[str]]] = [
     ("validation one", changed("splits", "validation", value=1), ["splits.validation", "1"]),
     ("unknown objective", changed("objective", value={"kind": "mlmm"}), ["'mlmm'", "'mlm'"]),
     ("objective without kind", changed("objective", value={"mask_rate": 0.2}), ["objective", "kind"]),
+    ("objective a list", changed("objective", value=["mlm"]), ["objective", "mapping", "mlm"]),
+    ("kind a list", changed("objective", value={"kind": ["mlm"]}), ["objective", "mlm, "]),
+    ("input alone", pairs(target=None), ["sources[0] (wmt)", "`input`", "without `target`"]),
+    ("target alone", pairs(input=None), ["sources[0] (wmt)", "`target`", "without `input`"]),
+    ("prefix of documents", changed("sources", 0, "prefix", value="x: "), ["sources[0] (wikipedia)", "`prefix`"]),
+    ("pair of one field", pairs(target="en"), ["sources[0] (wmt)", "same field 'en'"]),
+    ("pair and text", pairs(text="body"), ["sources[0] (wmt)", "`text: body`", "`input`"]),
+    ("pairs in plain text", pairs(format="txt"), ["sources[0] (wmt)", "format txt", "jsonl or parquet"]),
+    ("pairs in lines", pairs(format="lines"), ["sources[0] (wmt)", "format lines", "jsonl or parquet"]),
+    ("no pairs for seq2seq", {**GOOD, "objective": {"kind": "seq2seq"}}, ["seq2seq", "'wikipedia'", "`input`"]),
+    ("pairs for mlm", {**PAIRS, "objective": {"kind": "mlm"}}, ["mlm", "'wmt'", "give `text`", "seq2seq"]),
+    ("pairs for the default", {k: v for k, v in PAIRS.items() if k != "objective"}, ["mlm", "'wmt'"]),
+    (
+        "unknown language",
+        changed("sources", 0, "language", value="xx"),
+        ["(wikipedia).language", "'xx'", "de, el, en"],
+    ),
+    ("slow language", changed("sources", 0, "language", value="da"), ["(wikipedia).language", "'da'", "such as en"]),
+    ("language a flag", changed("sources", 0, "language", value=False), ["(wikipedia).language"]),
+    ("unknown sentences", changed("sources", 0, "sentences", value="line"), ["'split'", "'lines'", "'line'"]),
     ("mask_rate over one", changed("objective", "mask_rate", value=1.1), ["objective.mask_rate", "1.1"]),
     ("mask_rate zero", changed("objective", "mask_rate", value=0), ["mask_rate"]),
     ("replacements over one", changed("objective", "random_replace_prob", value=0.3), ["0.8", "0.3"]),

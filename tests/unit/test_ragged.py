@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -37,6 +40,87 @@ def test_slices_are_slicing(flat: list[int], data: st.DataObject, window: int) -
     with patch.object(module, "_GATHER_ELEMENTS", window):
         cut = ragged([flat]).slices(starts, lengths)
     assert lists(cut) == [flat[a:b] for a, b in spans]
+
+
+DTYPES = [np.int32, np.int64, np.uint64, np.uint8, np.float32]
+
+
+def numbers(size: int, dtype: Any) -> npt.NDArray[Any]:
+    """Values that differ in their high bytes too, so that a copy of the wrong width or place shows."""
+    return (np.arange(size, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(1)).astype(dtype)
+
+
+@st.composite
+def slices_of(draw: st.DrawFn, size: int) -> list[tuple[int, int]]:
+    """(start, length) of slices in any order, long and short, touching, empty or overlapping."""
+    cuts = sorted(draw(st.lists(st.integers(0, size), max_size=9)))
+    spans = [(a, b - a) for a, b in pairwise(cuts)]
+    if draw(st.booleans()):
+        spans = [s for s in spans if draw(st.booleans())]
+    for _ in range(draw(st.integers(0, 2))):
+        spans.append((draw(st.integers(0, size)), 0))
+    if draw(st.booleans()) and size:
+        start = draw(st.integers(0, size - 1))
+        spans.append((start, draw(st.integers(1, size - start))))
+    return draw(st.permutations(spans))
+
+
+@cases(400)
+@given(st.sampled_from(DTYPES), st.integers(0, 400), st.data(), st.sampled_from([0, 1, 32]))
+def test_slices_of_every_kind_and_width_are_slicing(dtype: Any, size: int, data: st.DataObject, long: int) -> None:
+    """Both ways of copying, whichever is taken: fails if one of them mixes up order, edges, gaps or bytes."""
+    flat = numbers(size, dtype)
+    spans = data.draw(slices_of(size))
+    starts, lengths = (np.array([s[i] for s in spans], np.int64) for i in range(2))
+    with patch.object(module, "_LONG_SLICE", long):
+        cut = Ragged(flat, np.array([0, size])).slices(starts, lengths)
+    assert lists(cut) == [flat[a : a + n].tolist() for a, n in spans]
+    assert cut.flat.dtype == flat.dtype
+    assert cut.offsets.dtype == np.int64
+    assert len(cut.flat) == sum(n for _, n in spans)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "spans",
+    [
+        pytest.param([(0, 300)], id="all"),
+        pytest.param([(200, 100), (0, 100), (100, 100)], id="touching, out of order"),
+        pytest.param([(250, 50), (10, 90)], id="with gaps"),
+        pytest.param([(10, 0), (10, 90), (100, 0), (100, 0), (150, 150), (300, 0)], id="empty ones at the edges"),
+        pytest.param([(100, 0), (50, 100)], id="an empty one inside another"),
+        pytest.param([(0, 200), (100, 200)], id="overlapping"),
+        pytest.param([(40, 60), (40, 60)], id="one twice"),
+        pytest.param([(0, 0), (300, 0)], id="nothing but empty ones"),
+        pytest.param([], id="none"),
+    ],
+)
+def test_slices_at_the_edges(dtype: Any, spans: list[tuple[int, int]]) -> None:
+    flat = numbers(300, dtype)
+    # A view of every second element too: its memory is not what it looks like.
+    for source in (flat, np.repeat(flat, 2)[::2]):
+        cut = Ragged(source, np.array([0, 300])).slices(*(np.array([s[i] for s in spans], int) for i in range(2)))
+        assert lists(cut) == [flat[a : a + n].tolist() for a, n in spans]
+        assert cut.flat.dtype == dtype
+        assert not np.shares_memory(cut.flat, source), "rows are written to in place"
+
+
+def test_long_disjoint_slices_go_by_the_fast_path_and_short_or_overlapping_ones_do_not() -> None:
+    """Fails if the tests above would all take one path and say nothing of the other."""
+    rows = Ragged(numbers(640, np.int32), np.array([0, 640]))
+    with patch.object(Ragged, "_copy_disjoint", side_effect=AssertionError("the fast path")):
+        for starts, lengths in (([0, 100], [10, 10]), ([0, 320], [321, 320])):
+            rows.slices(np.array(starts), np.array(lengths))
+        with pytest.raises(AssertionError, match="the fast path"):
+            rows.slices(np.array([320, 0]), np.array([320, 320]))
+
+
+def test_slices_beyond_the_end_are_refused_and_not_read_from_foreign_memory() -> None:
+    """Fails if damaged offsets give whatever lies behind the array."""
+    rows = Ragged(numbers(640, np.int32), np.array([0, 640]))
+    for starts, lengths in (([0, 320], [320, 321]), ([0, 321], [10, 700]), ([600, 0], [41, 10])):
+        with pytest.raises((IndexError, pa.ArrowInvalid)):
+            rows.slices(np.array(starts), np.array(lengths))
 
 
 @cases(100)

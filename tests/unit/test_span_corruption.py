@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from math import comb
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from unit_helpers import SPECIAL_IDS, cases, fits, lists, ragged, vocabulary
+from unit_helpers import SPECIAL_IDS, cases, corpus, fits, lists, vocabulary
 
+import transforms.objectives.sentinels as module
 from schemas.errors import RequestError
-from schemas.objectives import SpanCorruption
-from transforms.objectives import builder_for
-from transforms.objectives.base import Documents, Examples
-from transforms.objectives.span_corruption import noise_counts, raw_tokens
+from transforms.objectives.base import Examples
+from transforms.objectives.registry import objective_for, schema_of
+from transforms.objectives.sentinels import noise_counts, raw_tokens
+from transforms.objectives.span_corruption import SpanCorruption
 from transforms.vocabulary import Vocabulary
 
 EOS = SPECIAL_IDS["eos"]
@@ -38,9 +41,19 @@ def build(
     keys: list[int] | None = None,
     seed: int = 1,
 ) -> Examples:
-    names = np.array(range(len(documents)) if keys is None else keys, dtype=np.uint64)
-    corpus = Documents(ids=ragged(documents), keys=names, copy=0)
-    return builder_for(parameters, vocab()).build(corpus, longest=longest, seed=seed)
+    objective = objective_for(parameters, vocab())
+    made = objective.build(corpus(documents, keys=keys), lengths=[3, longest], seed=seed)
+    assert made.to_table(objective.columns, "a").schema == schema_of("span_corruption")
+    return made
+
+
+def raw_of(parameters: SpanCorruption, length: int) -> int:
+    return raw_tokens(parameters.noise_density, parameters.mean_noise_span_length, length)
+
+
+def counts_of(parameters: SpanCorruption, raw: int) -> tuple[int, int]:
+    noise, spans = noise_counts(np.array([raw]), parameters.noise_density, parameters.mean_noise_span_length)
+    return int(noise[0]), int(spans[0])
 
 
 def numbered(length: int, at: int = 0) -> list[int]:
@@ -91,15 +104,15 @@ def test_inputs_and_targets_interleave_back_to_the_documents(
     out = int(made.doc_lengths.flat.sum())
     assert out + sum(made.losses.values()) == sum(lengths)
     assert made.losses.get("one_token_documents", 0) == lengths.count(1)
-    assert made.losses.get("one_token_rests", 0) == 0 or raw_tokens(parameters, longest) == 2
+    assert made.losses.get("one_token_rests", 0) == 0 or raw_of(parameters, longest) == 2
 
 
 def test_every_mask_of_ten_tokens_with_two_spans_is_equally_likely() -> None:
     parameters = SpanCorruption(noise_density=0.5, mean_noise_span_length=2)
-    assert [int(c[0]) for c in noise_counts(parameters, np.array([10]))] == [5, 2]
+    assert counts_of(parameters, 10) == (5, 2)
     rows = 8000
     made = build(parameters, [numbered(10)] * rows, 9, keys=list(range(rows)))
-    assert raw_tokens(parameters, 9) >= 10
+    assert raw_of(parameters, 9) >= 10
     masks = Counter(tuple(t if t >= 1000 else 0 for t in inputs[:-1]) for inputs in lists(made.input_ids))
     tokens = Counter(tuple(inputs) for inputs in lists(made.input_ids))
     # C(4, 1) ways to cut 5 noise tokens into 2 parts, and as many for the 5 others.
@@ -111,7 +124,7 @@ def test_every_mask_of_ten_tokens_with_two_spans_is_equally_likely() -> None:
 def test_span_lengths_follow_the_composition_law() -> None:
     parameters = SpanCorruption()
     raw, rows = 100, 3000
-    noise, spans = (int(c[0]) for c in noise_counts(parameters, np.array([raw])))
+    noise, spans = counts_of(parameters, raw)
     made = build(parameters, [numbered(raw)] * rows, 128, keys=list(range(rows)))
     first: Counter[int] = Counter()
     for target in lists(made.lists["target_ids"]):
@@ -126,9 +139,9 @@ def test_span_lengths_follow_the_composition_law() -> None:
 
 def test_resolved_numbers_are_those_of_the_paper_and_of_counting_by_hand() -> None:
     vocabulary_ = vocab()
-    resolved = builder_for(SpanCorruption(noise_density=0.2, mean_noise_span_length=2), vocabulary_).resolve(64)
+    resolved = objective_for(SpanCorruption(noise_density=0.2, mean_noise_span_length=2), vocabulary_).resolve(64)
     assert (resolved["raw_tokens"], resolved["target_length"]) == (70, 22)
-    resolved = builder_for(SpanCorruption(), vocabulary_).resolve(512)
+    resolved = objective_for(SpanCorruption(), vocabulary_).resolve(512)
     assert (resolved["raw_tokens"], resolved["target_length"]) == (568, 114)  # T5's own figures
 
 
@@ -139,23 +152,23 @@ def test_the_raw_length_is_the_largest_whose_inputs_fit(parameters: SpanCorrupti
         noise = min(max(round(n * parameters.noise_density), 1), n - 1)
         return n - noise + min(max(1, round(noise / parameters.mean_noise_span_length)), noise, n - noise) + 1
 
-    raw = raw_tokens(parameters, length)
+    raw = raw_of(parameters, length)
     assert inputs(raw) <= length
     assert all(inputs(n) > length for n in range(raw + 1, 3 * raw + 40))
 
 
 def test_a_length_that_needs_more_sentinels_than_there_are_is_refused_with_both_numbers() -> None:
     with pytest.raises(RequestError) as error:
-        builder_for(SpanCorruption(), vocab(100)).resolve(2048)
+        objective_for(SpanCorruption(), vocab(100)).resolve(2048)
     text = error.value.paragraph()
     assert "at most 100 spans" in text
     assert "114 spans" in text
-    assert builder_for(SpanCorruption(), vocab(114)).resolve(2048)["noise_spans"] == 114
+    assert objective_for(SpanCorruption(), vocab(114)).resolve(2048)["noise_spans"] == 114
 
 
 def test_a_length_without_room_is_refused() -> None:
     with pytest.raises(RequestError, match="too short"):
-        builder_for(SpanCorruption(), vocab()).resolve(2)
+        objective_for(SpanCorruption(), vocab()).resolve(2)
 
 
 def test_masks_do_not_depend_on_neighbours_or_batches() -> None:
@@ -178,6 +191,68 @@ def test_masks_do_not_depend_on_neighbours_or_batches() -> None:
             place = (key, int(alone.doc_offsets.flat[row]))
             assert by_place[place] == (inputs, lists(alone.lists["target_ids"])[row])
     assert lists(build(SpanCorruption(), documents, 64, seed=2).input_ids) != lists(together.input_ids)
+
+
+@cases(100)
+@given(
+    PARAMETERS,
+    st.lists(st.integers(1, 90), max_size=8),
+    st.integers(4, 64),
+    st.sampled_from(["document", "full"]),
+    st.sampled_from([1, 37, 200]),
+)
+def test_tiles_change_nothing(
+    parameters: SpanCorruption, lengths: list[int], longest: int, pack: str, tile: int
+) -> None:
+    documents = [numbered(n, 13 * i) for i, n in enumerate(lengths)]
+    parameters = parameters.model_copy(update={"pack": pack})
+    once = build(parameters, documents, longest)
+    with patch.object(module, "_TILE_POSITIONS", tile):
+        again = build(parameters, documents, longest)
+    assert lists(once.input_ids) == lists(again.input_ids)
+    assert lists(once.lists["target_ids"]) == lists(again.lists["target_ids"])
+
+
+@cases(150)
+@given(PARAMETERS, st.lists(st.integers(1, 120), max_size=8), st.integers(3, 64))
+def test_full_rows_are_the_documents_end_to_end_cut_at_the_raw_length(
+    parameters: SpanCorruption, lengths: list[int], longest: int
+) -> None:
+    """Fails if text is lost or told twice where a row goes on with another document."""
+    documents = [numbered(n, 13 * i) for i, n in enumerate(lengths)]
+    text = [token for document in documents for token in document]
+    place = {(key, i): sum(lengths[:key]) + i for key, n in enumerate(lengths) for i in range(n)}
+    made = build(parameters.model_copy(update={"pack": "full"}), documents, longest)
+    raw, cuts = raw_of(parameters, longest), []
+    columns = (made.input_ids, made.lists["target_ids"], made.doc_keys, made.doc_offsets, made.doc_lengths)
+    for inputs, target, *pieces in zip(*map(lists, columns), strict=True):
+        piece = restore(inputs, target)
+        begins = [place[(key, offset)] for key, offset in zip(pieces[0], pieces[1], strict=True)]
+        assert piece == text[begins[0] : begins[0] + len(piece)]
+        assert sum(pieces[2]) == len(piece) <= raw
+        assert all(b == a + n for (a, b), n in zip(pairwise(begins), pieces[2], strict=False))
+        cuts.append((begins[0], len(piece)))
+    # A last row of one token could not be corrupted.
+    expected = [(at, min(raw, len(text) - at)) for at in range(0, len(text), raw) if len(text) - at > 1]
+    assert sorted(cuts) == expected
+    assert made.losses == ({"one_token_rests": 1} if len(text) % raw == 1 else {})
+
+
+@cases(80)
+@given(
+    PARAMETERS, st.dictionaries(st.integers(1, 300), st.integers(1, 4), min_size=1, max_size=8), st.integers(4, 64)
+)
+def test_the_preview_predicts_every_input_length_exactly(
+    parameters: SpanCorruption, lengths: dict[int, int], longest: int
+) -> None:
+    documents = [numbered(n) for n, count in lengths.items() for _ in range(count)]
+    shown, rows = objective_for(parameters, vocab()).row_lengths(
+        np.array(list(lengths)), np.array(list(lengths.values())), lengths=[3, longest]
+    )
+    predicted: Counter[int] = Counter()
+    for length, count in zip(shown.tolist(), rows.tolist(), strict=True):
+        predicted[length] += count
+    assert +predicted == Counter(map(len, lists(build(parameters, documents, longest).input_ids)))
 
 
 def test_documents_of_one_token_alone_make_no_row_and_are_counted() -> None:

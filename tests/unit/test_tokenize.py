@@ -21,14 +21,18 @@ from unit_helpers import cases, input_range, source
 
 import transforms.parts as parts
 import transforms.read as read
+import transforms.sentences as sentences
 import transforms.tokenize as tokenize
 from schemas.errors import DataError
+from schemas.fingerprint import fingerprint
 from schemas.job import TrainTokenizer
 from schemas.keys import document_keys, validation_mask
 from schemas.storage import Location
 from schemas.store import InputRange, PartSidecar, part_location, rejects_location, sidecar_location
-from schemas.tables import REJECTS, TOKEN_STORE
-from transforms.tokenize import TokenizeOptions, finished_range, tokenize_range
+from schemas.tables import REJECTS, token_store_schema
+from transforms.encode import encode_sentences
+from transforms.sentences import sentence_bounds
+from transforms.tokenize import TokenizeOptions, finished_range, range_fingerprint, tokenize_range
 from transforms.tokenizer_training import train_tokenizer
 from transforms.vocabulary import TRAINED_SPECIAL_TOKENS, load_tokenizer, read_vocabulary
 
@@ -70,9 +74,13 @@ def corpus(tmp_path: Path, texts: list[str] = TEXTS, name: str = "corpus.jsonl")
     return path
 
 
-def rows_of(store: str, split: str, part: int = 0) -> list[dict[str, Any]]:
+def rows_of(store: str, split: str, part: int = 0, *, sentences: bool = False) -> list[dict[str, Any]]:
     place = part_location(Location(store), "s", split, part)  # type: ignore[arg-type]
-    return pq.read_table(place.uri, schema=TOKEN_STORE).to_pylist() if place.exists() else []
+    if not place.exists():
+        return []
+    table = pq.read_table(place.uri, partitioning=None)
+    assert table.schema.remove_metadata() == token_store_schema(sentences=sentences, pairs=False)
+    return table.to_pylist()
 
 
 def committed(store: str) -> dict[str, bytes]:
@@ -255,6 +263,7 @@ Change = Callable[[InputRange, TokenizeOptions], tuple[InputRange, dict[str, Any
         {"validation": 0.5},
         {"max_record_bytes": 99},
         {"source": source(id="id")},
+        {"sentences": True},
         {"model": "wordpiece"},
         {"mtime_ns": 1},
     ],
@@ -354,3 +363,81 @@ def test_every_range_of_a_file_together_hold_each_document_once(tmp_path: Path, 
     tokenize_range(input_range(path, "jsonl"), whole)
     assert cut == [r for split in ("train", "validation") for r in rows_of(whole.store, split)]
     assert len(cut) == len(TEXTS)
+
+
+PROSE = [
+    "The mill grinds. Each shard of corn! Into flour?",
+    "one line\nand another.\n\nThe end",
+    "flour",
+    "corn. corn",
+]
+
+
+@pytest.mark.parametrize("model", ["bpe", "wordpiece", "unigram"])
+@pytest.mark.parametrize("how", ["split", "lines"])
+def test_sentence_ends_are_stored_and_change_nothing_else(
+    tmp_path: Path, tokenizers: Tokenizers, model: str, how: str
+) -> None:
+    piece = input_range(corpus(tmp_path, PROSE * 20), "jsonl")
+    plain = options(tmp_path, tokenizers, model, store=str(tmp_path / "plain"))
+    cut = options(tmp_path, tokenizers, model, sentences=True, source=source(sentences=how))
+    with patch.object(parts, "CHUNK_TOKENS", 100):
+        without, sidecars = tokenize_range(piece, plain), tokenize_range(piece, cut)
+    tokenizer = load_tokenizer(tokenizers[model][1])
+    for split in ("train", "validation"):
+        found = rows_of(cut.store, split, sentences=True)
+        assert [{k: v for k, v in r.items() if k != "sentence_ends"} for r in found] == rows_of(plain.store, split)
+        assert (sidecars[split].chunks, sidecars[split].lengths) == (without[split].chunks, without[split].lengths)
+        for row in found:
+            offset = int(row["doc_id"].split(":")[1])
+            text = json.loads(Path(piece.uri).read_bytes()[offset:].split(b"\n")[0])["text"]
+            _, ends = encode_sentences(tokenizer, [text], [sentence_bounds(text, cut.source)])
+            assert row["sentence_ends"] == ends.flat.tolist()
+    assert any(len(r["sentence_ends"]) > 1 for r in found)
+
+
+def test_a_job_without_sentences_takes_a_store_that_has_them_and_not_the_other_way_round(
+    tmp_path: Path, tokenizers: Tokenizers
+) -> None:
+    """Fails if two jobs that share a store would rewrite each other's parts for ever."""
+    piece = input_range(corpus(tmp_path, PROSE * 9), "jsonl")
+    plain = options(tmp_path, tokenizers)
+    cut = options(tmp_path, tokenizers, sentences=True)
+    lines = options(tmp_path, tokenizers, sentences=True, source=source(sentences="lines"))
+    german = options(tmp_path, tokenizers, sentences=True, source=source(language="de"))
+    tokenize_range(piece, plain)
+    assert finished_range(piece, cut) is None
+    tokenize_range(piece, cut)
+    both = committed(plain.store)
+    assert finished_range(piece, plain) is not None
+    assert tokenize_range(piece, options(tmp_path, tokenizers, source=source(language="de"))) is not None
+    tokenize_range(piece, plain)
+    assert committed(plain.store) == both
+    assert finished_range(piece, lines) is None
+    assert finished_range(piece, german) is None
+    with patch.object(sentences, "version", lambda _: "9.9"):
+        assert finished_range(piece, cut) is None, "another splitter may divide otherwise"
+        assert finished_range(piece, plain) is not None
+
+
+def test_a_store_of_before_there_were_sentences_is_still_good(tmp_path: Path, tokenizers: Tokenizers) -> None:
+    piece, opts = input_range(corpus(tmp_path), "jsonl"), options(tmp_path, tokenizers)
+    tokenize_range(piece, opts)
+    for split in ("train", "validation"):
+        place = sidecar_location(Location(opts.store), "s", split, 0)  # type: ignore[arg-type]
+        card = json.loads(place.read_bytes())
+        assert card.pop("sentences") == ""
+        place.write_bytes(json.dumps(card).encode())
+    assert finished_range(piece, opts) is not None
+    assert range_fingerprint(piece, opts) == fingerprint(
+        {
+            "format_version": 1,
+            "chunk_tokens": 2**17,
+            "tokenizer": opts.tokenizer_sha256,
+            "validation": 0.2,
+            "max_record_bytes": 100_000,
+            "text": "text",
+            "id": None,
+            "range": piece.model_dump(exclude={"uri", "cost_bytes", "part"}),
+        }
+    ), "as it has always been"

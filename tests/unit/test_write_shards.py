@@ -13,15 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from unit_helpers import cases, lists, ragged, vocabulary
+from unit_helpers import cases, corpus, lists, vocabulary
 
 import transforms.shards as shards
 from schemas.errors import DataError
-from schemas.objectives import Causal, Mlm
 from schemas.storage import Location
-from schemas.tables import EXAMPLES, ROW_GROUP_TOKENS, SHARDS, read_fingerprint
-from transforms.objectives import builder_for
-from transforms.objectives.base import Documents
+from schemas.tables import ROW_GROUP_TOKENS, SHARDS, read_fingerprint
+from transforms.objectives.causal import Causal
+from transforms.objectives.mlm import Mlm
+from transforms.objectives.registry import objective_for, schema_of
 from transforms.ragged import Ragged
 from transforms.shards import ShardName, bucket_tables, row_group_rows, write_shard
 
@@ -33,11 +33,12 @@ def examples(documents: dict[str, list[int]], *, longest: int = 64, kind: str = 
     """A table of rows of documents of these lengths, by source."""
     tables, key = [], 0
     for source, lengths in documents.items():
-        keys = np.arange(key, key + len(lengths), dtype=np.uint64) * np.uint64(2**50 + 7)
+        keys = [(k * (2**50 + 7)) % 2**64 for k in range(key, key + len(lengths))]
         key += len(lengths)
-        corpus = Documents(ids=ragged([[6 + n % 50] * n for n in lengths]), keys=keys, copy=0)
-        builder = builder_for(Mlm() if kind == "mlm" else Causal(), vocabulary())
-        tables.append(builder.build(corpus, longest=longest, seed=0).to_table(kind, source))
+        documents_ = corpus([[6 + n % 50] * n for n in lengths], keys=keys)
+        objective = objective_for(Mlm() if kind == "mlm" else Causal(), vocabulary())
+        made = objective.build(documents_, lengths=[longest], seed=0)
+        tables.append(made.to_table(objective.columns, source))
     return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
 
 
@@ -119,7 +120,7 @@ def test_what_a_shard_is_said_to_hold_is_what_it_holds(tmp_path: Path, kind: str
     assert (row["bytes"], row["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
     read = pq.ParquetFile(path).read()
     assert read.select(table.schema.names).to_pylist() == table.to_pylist()
-    assert read.schema.names == EXAMPLES[kind].names
+    assert read.schema.names == schema_of(kind).names
     assert row["rows"] == len(table)
     assert row["tokens"] == sum(len(i) for i in read["input_ids"].to_pylist()) == sum(read["length"].to_pylist())
     by_source = {"a": 30 + 62 + 100 + 1, "b": 12}

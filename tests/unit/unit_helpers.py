@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from hypothesis import HealthCheck, settings
 
-from schemas.job import Job, Source
+from schemas.job import Job
+from schemas.source import Source
 from schemas.store import InputRange, PartSidecar
+from transforms.objectives.base import Documents
 from transforms.ragged import Ragged
 from transforms.vocabulary import Vocabulary
 
@@ -80,6 +82,22 @@ def ragged(rows: Sequence[Sequence[int]], dtype: Any = np.int32) -> Ragged:
     for row in rows:
         offsets.append(offsets[-1] + len(row))
     return Ragged(np.array([x for row in rows for x in row], dtype=dtype), np.array(offsets, dtype=np.int64))
+
+
+def corpus(
+    documents: Sequence[Sequence[int]],
+    *,
+    keys: Sequence[int] | None = None,
+    copy: int = 0,
+    ends: Sequence[Sequence[int]] | None = None,
+) -> Documents:
+    """Documents of these ids, with keys 0, 1, … and, if given, these ends of sentences."""
+    return Documents(
+        ids=ragged(documents),
+        keys=np.array(range(len(documents)) if keys is None else keys, dtype=np.uint64),
+        copy=copy,
+        sentence_ends=None if ends is None else ragged(ends),
+    )
 
 
 SPECIAL_IDS = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4, "eos": 5}

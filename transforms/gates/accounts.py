@@ -73,7 +73,7 @@ def totals(e: Evidence) -> Gate:
 def ledger(e: Evidence) -> Gate:
     """Every line of the ledger closes, and what materialize put out is what the shards hold."""
     entries = e.manifest.ledger.entries
-    pairs = {_entry_name(x): (x.read, x.out + sum(x.losses.values())) for x in entries}
+    pairs = {_entry_name(x): (x.read + sum(x.gains.values()), x.out + sum(x.losses.values())) for x in entries}
     stated: Counter[tuple[str, int, str]] = Counter()
     for x in entries:
         if x.step == "materialize" and x.unit == "tokens":
@@ -81,7 +81,7 @@ def ledger(e: Evidence) -> Gate:
     counted = e.found.totals_by(_split_stage_source, "corpus_tokens")
     for key in sorted(set(counted) | set(stated)):
         pairs[f"tokens of {key[2]} in {key[0]} stage {key[1]}"] = (stated[key], counted.get(key, 0))
-    law = "read = out + losses in every line, and tokens out as counted in the shards"
+    law = "read + gains = out + losses in every line, and tokens out as counted in the shards"
     return equalities("ledger", law, pairs, _VERIFY)
 
 
@@ -107,7 +107,7 @@ def mixture(e: Evidence) -> Gate:
         passed=not beyond,
         expected="tokens of every source in every stage as planned",
         observed="; ".join(beyond[:3]) if beyond else f"largest difference: {largest}",
-        bound="the longest document seen of the source, plus its named losses",
+        bound="the longest document seen of the source, plus its named losses and gains",
         n=n,
         effect=max(worst, 0.0),
         command=show_command(),
@@ -135,9 +135,9 @@ def tokenizer(e: Evidence) -> Gate:
 
 
 def _lost(e: Evidence, stage: int, source: str) -> int:
-    """Tokens of a source that materialize lost by name in a train stage."""
+    """Tokens of a source that materialize lost, or repeated, by name in a train stage."""
     return sum(
-        sum(x.losses.values())
+        sum(x.losses.values()) + sum(x.gains.values())
         for x in e.manifest.ledger.entries
         if (x.step, x.unit, x.split, x.stage, x.source) == ("materialize", "tokens", "train", stage, source)
     )

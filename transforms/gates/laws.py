@@ -1,12 +1,14 @@
-"""Gates on rows that hold without exception: ids, lengths, provenance, splits, masked places, boundaries.
+"""Gates on rows that hold without exception: ids, lengths, provenance, splits, and what an objective adds.
 
 The figures count what breaks a law, row by row (`transforms.statistics`); a gate passes if its figures are zero.
 """
 
 from __future__ import annotations
 
-from schemas.objectives import Mlm
+from collections.abc import Mapping
+
 from transforms.gates.gate import Evidence, Gate, show_command
+from transforms.objectives.base import Law
 
 REPEATED_ROWS_BOUND = 0.001
 """Largest share of rows that may occur twice with the same document, place, copy and ids.
@@ -14,7 +16,7 @@ REPEATED_ROWS_BOUND = 0.001
 Not zero, since a corpus may hold the same record twice under one id; a shard written twice is far above it.
 """
 
-_EVERY_ROW: dict[str, tuple[tuple[str, ...], str]] = {
+_EVERY_ROW: dict[str, Law] = {
     "sources_known": (("source_unknown",), "every row's source is one of the manifest's"),
     "lengths": (
         ("length_mismatch", "length_outside_bucket"),
@@ -29,39 +31,10 @@ _EVERY_ROW: dict[str, tuple[tuple[str, ...], str]] = {
 }
 """Laws of rows of every objective: the figures that count what breaks them, and the law in words."""
 
-_BY_KIND: dict[str, dict[str, tuple[tuple[str, ...], str]]] = {
-    "mlm": {
-        "special_tokens": (("frame_errors",), "CLS first, SEP last, no CLS, SEP or unlabelled mask between them"),
-        "mask_positions": (("mask_position_errors",), "positions inside the row, ascending, one label each"),
-        "mask_labels": (("mask_label_errors",), "no label is a special token or outside the vocabulary"),
-        "random_replacements": (("random_is_special",), "random replacements stand for text"),
-    },
-    "span_corruption": {
-        "sentinels": (
-            ("sentinel_errors", "eos_errors"),
-            "sentinels 0, 1, … in order in inputs and targets, one a span, EOS last and nowhere else",
-        ),
-        "targets": (
-            ("target_length_errors", "target_id_errors"),
-            "targets of noise + spans + 1 ids of the vocabulary",
-        ),
-    },
-    "causal": {
-        "document_boundaries": (
-            ("boundary_errors",),
-            "EOS after the end of each document, and every later piece of a row starts its document",
-        ),
-    },
-}
 
-
-def row_laws(e: Evidence) -> list[Gate]:
-    """One gate a law, those of the objective last."""
-    return [
-        _no_exception(e, name, figures, law)
-        for laws in (_EVERY_ROW, _BY_KIND.get(e.context.kind, {}))
-        for name, (figures, law) in laws.items()
-    ]
+def row_laws(e: Evidence, more: Mapping[str, Law]) -> list[Gate]:
+    """One gate a law: those of every objective, then those given."""
+    return [_no_exception(e, name, figures, law) for name, (figures, law) in {**_EVERY_ROW, **more}.items()]
 
 
 def _no_exception(e: Evidence, name: str, figures: tuple[str, ...], law: str) -> Gate:
@@ -78,28 +51,6 @@ def _no_exception(e: Evidence, name: str, figures: tuple[str, ...], law: str) ->
         effect=float(sum(counts.values())),
         worst_shard=e.worst(*figures),
         command=show_command(worst[1]),
-    )
-
-
-def mask_counts(e: Evidence) -> Gate:
-    """The number of masked places of each row is the law's; with whole words at most that."""
-    parameters = e.context.parameters
-    assert isinstance(parameters, Mlm)
-    wrong, masked, law = (e.found.total(f) for f in ("mask_count_errors", "masked", "mask_law"))
-    at_most = "at most " if parameters.whole_word else ""
-    most = "" if parameters.max_predictions is None else f"min({parameters.max_predictions}, "
-    formula = f"{most}max(1, round({parameters.mask_rate:g} · length)){')' if most else ''}"
-    return Gate(
-        name="mask_counts",
-        # Whole words may leave places of a row unused, but never those of all rows.
-        passed=wrong == 0 and (masked > 0 or law == 0),
-        expected=f"{at_most}{formula} masked places a row, {law:,} in all",
-        observed=f"{masked:,} masked; rows that break the law: {wrong:,}",
-        bound="0 exceptions",
-        n=e.found.total("rows"),
-        effect=float(wrong),
-        worst_shard=e.worst("mask_count_errors"),
-        command=show_command(next((group for group, m in e.found.select() if m.sums["mask_count_errors"]), None)),
     )
 
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from schemas.objectives import Mlm
+import numpy as np
+
 from transforms.gates.gate import Evidence, Gate, show_command
-from transforms.statistics import FIXED_POINT
+from transforms.objectives.masking import MaskingParameters
+from transforms.objectives.selection import ngram_law, span_length_law
+from transforms.statistics.masks import FIXED_POINT
 from transforms.statistics.significance import (
     chi_square_quantile,
     chi_square_tail,
@@ -27,8 +30,19 @@ REPLACEMENT_FLOOR = 0.002
 POSITION_FLOOR = 0.02
 """Smallest total variation distance between masked and maskable places that fails."""
 
-WHOLE_WORD_POSITION_FLOOR = 0.05
-"""The same where whole words are masked: long words are skipped more often, wherever in a row they are common."""
+CLUSTERED_POSITION_FLOOR = {"words": 0.05, "ngram": 0.10, "span": 0.15}
+"""The same where runs are masked: long words are skipped more often, wherever in a row they are common, and fewer
+runs can cover a place near a row's edge than one in its middle."""
+
+LEAST_OF_BUDGET = 0.75
+"""Share of the law's places that rows of whole words or n-grams have at least, taken together. What exceeds the rest
+of a row's budget is skipped, which leaves less than a hundredth unused where most words are of few tokens."""
+
+RUNS_FLOOR = 0.02
+"""Smallest deviation that fails of the share of masked places that follow another."""
+
+LEAST_OF_RUNS = 0.4
+"""Of the share that n-grams and spans add to it by their law, the part that rows have at least."""
 
 _LEAST_EXPECTED = 50
 """Neighbouring bins are joined until each expects this many, so that chi-square's far tail can be trusted."""
@@ -42,6 +56,8 @@ class _Share:
     expected: float
     count: int
     n: int
+    spread: float = 1.0
+    """How many places share a draw, on average."""
 
     @property
     def observed(self) -> float:
@@ -53,16 +69,18 @@ class _Share:
 
     def fails(self, level: float) -> bool:
         impossible = self.expected in (0.0, 1.0)
-        improbable = proportion_tail(self.count, self.n, self.expected) < level
+        improbable = (
+            proportion_tail(round(self.count / self.spread), round(self.n / self.spread), self.expected) < level
+        )
         return improbable and (impossible or self.effect > REPLACEMENT_FLOOR)
 
 
-def expected_shares(parameters: Mlm, text_ids: int) -> dict[str, float]:
+def expected_shares(parameters: MaskingParameters, text_ids: int) -> dict[str, float]:
     """Law of how masked places are shown, given the number V' of ids that stand for text.
 
     A random token equals the original with probability 1/V', so unchanged is keep + random / V'.
 
-    >>> {k: round(v, 3) for k, v in expected_shares(Mlm(), 100).items()}
+    >>> {k: round(v, 3) for k, v in expected_shares(MaskingParameters(kind="mlm"), 100).items()}
     {'mask': 0.8, 'random': 0.099, 'unchanged': 0.101}
     """
     same = parameters.random_replace_prob / max(1, text_ids)
@@ -76,11 +94,58 @@ def expected_shares(parameters: Mlm, text_ids: int) -> dict[str, float]:
 
 
 def mask_gates(e: Evidence) -> list[Gate]:
-    """`mask_replacement` and `mask_uniformity`."""
+    """`mask_counts`, `mask_replacement`, `mask_uniformity` and `mask_runs`."""
     sources = sorted({group.source for group, _ in e.found.select()})
-    tests = 3 * (len(sources) + 1) + 1
+    tests = 3 * (len(sources) + 1) + 3
     level = FALSE_ALARM / tests
-    return [_replacement(e, sources, level), _uniformity(e, level)]
+    return [_counts(e, level), _replacement(e, sources, level), _uniformity(e, level), _runs(e, level)]
+
+
+def _parameters(e: Evidence) -> MaskingParameters:
+    parameters = e.context.parameters
+    assert isinstance(parameters, MaskingParameters)
+    return parameters
+
+
+def _clustering(e: Evidence, **where: str | int) -> float:
+    """Mean length of the run a masked place lies in, by which runs inflate the variance of counts; 1 without runs."""
+    masked, squares = e.found.total("masked", **where), e.found.total("mask_run_squares", **where)
+    return max(1.0, squares / masked) if masked else 1.0
+
+
+def _counts(e: Evidence, level: float) -> Gate:
+    """The number of masked places of each row is the law's; with runs of places at most that."""
+    parameters = _parameters(e)
+    wrong, masked, law = (e.found.total(f) for f in ("mask_count_errors", "masked", "mask_law"))
+    formula = f"{parameters.mask_rate:g} · length"
+    formula = f"⌈{formula}⌉" if parameters.selection == "span" else f"max(1, round({formula}))"
+    if parameters.max_predictions is not None:
+        formula = f"min({parameters.max_predictions}, {formula})"
+    expected, passed, bound = f"{formula} masked places a row, {law:,} in all", True, "0 exceptions"
+    if not parameters.exact_count:
+        expected = f"at most {expected}"
+        passed, bound = masked >= LEAST_OF_BUDGET * law, f"0 exceptions, and at least {LEAST_OF_BUDGET:.0%} in all"
+    observed = f"{masked:,} masked; rows that break the law: {wrong:,}"
+    if parameters.selection == "bernoulli":
+        candidates = e.found.total("mask_candidates")
+        share = masked / candidates if candidates else 0.0
+        spread = _clustering(e) if parameters.whole_word else 1.0
+        tail = proportion_tail(round(masked / spread), round(candidates / spread), parameters.mask_rate)
+        passed = tail >= level or abs(share - parameters.mask_rate) <= REPLACEMENT_FLOOR
+        expected = f"{parameters.mask_rate:.3%} of the places that may be masked, a coin each"
+        observed = f"{share:.3%} of {candidates:,}; rows that break the law: {wrong:,}"
+        bound = f"binomial tail ≥ {level:.0e} or deviation ≤ {REPLACEMENT_FLOOR:.1%}"
+    return Gate(
+        name="mask_counts",
+        passed=wrong == 0 and passed,
+        expected=expected,
+        observed=observed,
+        bound=bound,
+        n=e.found.total("rows"),
+        effect=float(wrong),
+        worst_shard=e.worst("mask_count_errors"),
+        command=show_command(next((group for group, m in e.found.select() if m.sums["mask_count_errors"]), None)),
+    )
 
 
 def _replacement(e: Evidence, sources: list[str], level: float) -> Gate:
@@ -105,10 +170,12 @@ def _replacement(e: Evidence, sources: list[str], level: float) -> Gate:
 def _shares(e: Evidence, source: str | None) -> list[_Share]:
     """The three shares in one source, or in all."""
     where: dict[str, str | int] = {} if source is None else {"source": source}
-    assert isinstance(e.context.parameters, Mlm)
+    parameters = _parameters(e)
+    # A span is shown alike throughout, so its places count as one draw.
+    spread = _clustering(e, **where) if parameters.selection == "span" else 1.0
     n = e.found.total("masked", **where)
-    expected = expected_shares(e.context.parameters, e.context.text_ids)
-    return [_Share(name, p, e.found.total(f"shown_{name}", **where), n) for name, p in expected.items()]
+    expected = expected_shares(parameters, e.context.text_ids)
+    return [_Share(name, p, e.found.total(f"shown_{name}", **where), n, spread) for name, p in expected.items()]
 
 
 def _uniformity(e: Evidence, level: float) -> Gate:
@@ -117,19 +184,19 @@ def _uniformity(e: Evidence, level: float) -> Gate:
     Places of a row are drawn without replacement and rows differ in length, both of which make the statistic
     smaller than chi-square distributed; whole words make it larger, by at most their mean squared size over size.
     """
-    assert isinstance(e.context.parameters, Mlm)
-    whole_word = e.context.parameters.whole_word
+    parameters = _parameters(e)
+    clusters = parameters.selection if parameters.selection in CLUSTERED_POSITION_FLOOR else "words"
+    clustered = parameters.whole_word or clusters != "words"
     observed = e.found.histogram("mask_position")
     expected = [x / FIXED_POINT for x in e.found.histogram("mask_position_expected")]
     n = sum(observed)
     cells = _join_cells(observed, expected)
     statistic = sum((o - x) ** 2 / x for o, x in cells)
     degrees = len(cells) - 1
-    if whole_word and n:
-        statistic /= max(1.0, e.found.total("mask_run_squares") / n)
+    statistic /= _clustering(e)
     tail = chi_square_tail(statistic, degrees) if degrees > 0 else 1.0
     distance = sum(abs(o - x) for o, x in zip(observed, expected, strict=True)) / 2 / n if n else 0.0
-    floor = WHOLE_WORD_POSITION_FLOOR if whole_word else POSITION_FLOOR
+    floor = CLUSTERED_POSITION_FLOOR[clusters] if clustered else POSITION_FLOOR
     # A distance of d needs a statistic of at least n · (2d)².
     detectable = (chi_square_quantile(level, degrees) / n) ** 0.5 / 2 if degrees > 0 else 1.0
     return Gate(
@@ -140,6 +207,42 @@ def _uniformity(e: Evidence, level: float) -> Gate:
         bound=f"tail ≥ {level:.0e} or distance ≤ {floor:.0%}; smallest distance detectable: {detectable:.2%}",
         n=n,
         effect=distance,
+        command=show_command(),
+    )
+
+
+def _runs(e: Evidence, level: float) -> Gate:
+    """As many masked places follow a masked one as by chance, or more by what the law of runs adds.
+
+    A place drawn alone follows one by chance; of an n-gram or span of k units, k − 1 follow one for sure.
+    """
+    parameters = _parameters(e)
+    places, candidates, pairs, observed = (
+        e.found.total(f) for f in ("run_places", "run_candidates", "run_pairs", "mask_neighbours")
+    )
+    n = max(1, places)
+    chance, share = e.found.total("mask_neighbours_expected") / FIXED_POINT / n, observed / n
+    laws = {
+        "ngram": ngram_law(parameters.max_ngram),
+        "span": span_length_law(parameters.span_geometric_p, parameters.max_span_words),
+    }
+    law = laws.get(parameters.selection, np.ones(1))
+    inner = 1 - 1 / float(law @ np.arange(1, len(law) + 1))
+    # Runs are cut at special tokens, at each other and at the budget, so only a part of the law's is asked for.
+    least = chance + LEAST_OF_RUNS * inner * (1 - chance) * pairs / max(1, candidates)
+    spread = _clustering(e)
+    improbable = proportion_tail(round(share * n / spread), round(n / spread), least) < level
+    lone = inner == 0 and not parameters.whole_word and parameters.selection != "span"
+    deviation = max(least - share, (share - least) if lone else 0.0)
+    return Gate(
+        name="mask_runs",
+        passed=not (improbable and deviation > RUNS_FLOOR),
+        expected=f"{'' if lone else 'at least '}{least:.2%} of masked places behind another, {chance:.2%} by chance",
+        observed=f"{share:.2%} of {places:,}",
+        bound=f"binomial tail ≥ {level:.0e} or deviation ≤ {RUNS_FLOOR:.0%}; smallest deviation detectable: "
+        f"{detectable_proportion(round(n / spread), min(least, 0.5), level):.2%}",
+        n=places,
+        effect=max(deviation, 0.0),
         command=show_command(),
     )
 

@@ -1,23 +1,32 @@
-"""What every objective is: parameters → resolved numbers → examples → law.
+"""What every objective is: parameters → resolved numbers → columns → examples → law → how a row is drawn.
 
-An objective is one module with a class that implements `ObjectiveBuilder`; `transforms.objectives` registers
-it. Building is a pure function of (documents, keys, copies, seed, parameters): the same document, copy and seed
-give the same masks in any block, batch or neighbourhood.
+An objective is one module with one class derived from `Objective`, beside the class of its parameters; defining it
+makes it known. Building is a pure function of (documents, keys, copy, seed, parameters): the same document, copy and
+seed give the same masks in any block, batch or neighbourhood.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from schemas.errors import RequestError
-from schemas.tables import EXAMPLES
-from transforms.ragged import Ragged, concatenate
+from schemas.objectives import ObjectiveParameters
+from schemas.tables import Column, example_schema
+from transforms.objectives.drawing import Drawing
+from transforms.ragged import Int64, Ragged
 from transforms.vocabulary import Vocabulary
+
+if TYPE_CHECKING:  # laws are judged by what measures and judges; a builder needs neither
+    from schemas.manifest import TokenizerRecord
+    from transforms.gates.gate import Evidence, Gate
+    from transforms.statistics.rows import Rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +39,18 @@ class Documents:
     """[documents]."""
     copy: int
     """Which pass over the source."""
+    sentence_ends: Ragged | None = None
+    """int32, ascending token offsets of sentence ends, the last the document's end; if the objective reads them."""
+    targets: Ragged | None = None
+    """int32, the targets' tokens; if the objective reads pairs."""
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @property
+    def tokens(self) -> int:
+        """Corpus tokens of all documents."""
+        return len(self.ids.flat) + (len(self.targets.flat) if self.targets is not None else 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,18 +69,20 @@ class Examples:
     """[rows]."""
     lists: dict[str, Ragged] = field(default_factory=dict)
     """The objective's own list columns."""
-    scalars: dict[str, npt.NDArray[np.generic]] = field(default_factory=dict)
+    scalars: dict[str, npt.NDArray[np.generic] | pa.Array] = field(default_factory=dict)
     """The objective's own scalar columns."""
     losses: dict[str, int] = field(default_factory=dict)
     """Corpus tokens that are in no example, by reason."""
+    gains: dict[str, int] = field(default_factory=dict)
+    """Corpus tokens that are in more examples than one, by reason."""
 
     def __len__(self) -> int:
         return len(self.copy)
 
-    def to_table(self, kind: str, source: str) -> pa.Table:
-        """As a table with the dataset's schema of this kind of objective."""
-        schema = EXAMPLES[kind]
-        columns: dict[str, Any] = {
+    def to_table(self, columns: Sequence[Column], source: str) -> pa.Table:
+        """As a table with the columns every example has and the objective's own."""
+        schema = example_schema(columns)
+        values: dict[str, Any] = {
             "input_ids": self.input_ids,
             "length": self.input_ids.lengths.astype(np.int32),
             "source": pa.DictionaryArray.from_arrays(np.zeros(len(self), np.int32), pa.array([source])),
@@ -74,31 +94,79 @@ class Examples:
             **self.scalars,
         }
         arrays = [
-            c.to_arrow(f.type.value_type) if isinstance(c := columns[f.name], Ragged) else pa.array(c, type=f.type)
+            c.to_arrow(f.type.value_type) if isinstance(c := values[f.name], Ragged) else pa.array(c, type=f.type)
             for f in schema
         ]
         return pa.Table.from_arrays(arrays, schema=schema)
 
 
-class ObjectiveBuilder(Protocol):
-    """The interface of an objective."""
+Law = tuple[tuple[str, ...], str]
+"""A law of rows that holds without exception: the figures that count what breaks it, and the law in words."""
 
-    kind: str
+_KNOWN: dict[str, type[Objective]] = {}
 
+
+class Objective(ABC):
+    """An objective with its parameters, for one vocabulary."""
+
+    parameters_class: ClassVar[type[ObjectiveParameters]]
+    """The class of its parameters; its `kind` names the objective."""
+    columns: ClassVar[tuple[Column, ...]] = ()
+    """Columns beside those that every example has."""
+    laws: ClassVar[Mapping[str, Law]] = {}
+    """The gates of its laws without exception, by name."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if (parameters := cls.__dict__.get("parameters_class")) is not None:
+            _KNOWN[parameters.model_fields["kind"].default] = cls
+
+    @classmethod
+    @abstractmethod
+    def of(cls, parameters: Any, vocabulary: Vocabulary) -> Self:
+        """The objective for a vocabulary.
+
+        Raises:
+          RequestError: the vocabulary lacks what the objective needs.
+        """
+
+    @abstractmethod
     def resolve(self, length: int) -> dict[str, Any]:
-        """Every number that follows from the parameters at this bucket length.
+        """Every number that follows from the parameters at this bucket length, `length` first.
 
         Raises:
           RequestError: the objective cannot make rows of this length.
         """
 
-    def build(self, documents: Documents, *, longest: int, seed: int) -> Examples:
-        """Examples of at most `longest` tokens from these documents."""
+    @abstractmethod
+    def build(self, documents: Documents, *, lengths: Sequence[int], seed: int) -> Examples:
+        """Examples of these documents for buckets of these lengths, ascending; none is longer than the last."""
 
+    @abstractmethod
     def row_lengths(
-        self, doc_lengths: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], *, longest: int
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        self, doc_lengths: Int64, counts: Int64, *, lengths: Sequence[int]
+    ) -> tuple[Int64, npt.NDArray[np.float64]]:
         """(row lengths, how many rows of each) that documents of these lengths become, for the plan's preview."""
+
+    @staticmethod
+    @abstractmethod
+    def measure(rows: Rows, table: pa.Table) -> None:
+        """Add the figures of rows of this objective; each is named in `laws` or judged in `gates`."""
+
+    @staticmethod
+    def gates(evidence: Evidence) -> list[Gate]:
+        """Gates beyond `laws`: counts, shares and distributions against the objective's law."""
+        return []
+
+    @staticmethod
+    def draw(row: Mapping[str, Any], tokenizer: TokenizerRecord) -> Drawing:
+        """What of a row is hidden and what is to be predicted; a row's values by column."""
+        return Drawing()
+
+
+def known_objective(kind: str) -> type[Objective]:
+    """The class of a kind of objective; KeyError where its module is not imported."""
+    return _KNOWN[kind]
 
 
 def require_length(kind: str, length: int, least: int, why: str) -> None:
@@ -131,16 +199,17 @@ def require_token(vocabulary: Vocabulary, kind: str, role: str) -> int:
     return found
 
 
-def join_examples(parts: list[Examples]) -> Examples:
-    """The rows of all parts, in order; there must be at least one part."""
-    first = parts[0]
-    return Examples(
-        input_ids=concatenate([p.input_ids for p in parts], np.int32),
-        doc_keys=concatenate([p.doc_keys for p in parts], np.uint64),
-        doc_offsets=concatenate([p.doc_offsets for p in parts], np.int64),
-        doc_lengths=concatenate([p.doc_lengths for p in parts], np.int32),
-        copy=np.concatenate([p.copy for p in parts]),
-        lists={n: concatenate([p.lists[n] for p in parts], first.lists[n].flat.dtype) for n in first.lists},
-        scalars={n: np.concatenate([p.scalars[n] for p in parts]) for n in first.scalars},
-        losses={k: sum(p.losses.get(k, 0) for p in parts) for k in sorted({k for p in parts for k in p.losses})},
-    )
+def require_word_starts(vocabulary: Vocabulary, key: str) -> npt.NDArray[np.bool_]:
+    """Which ids start a word, bool [size], for an objective that counts in words.
+
+    Raises:
+      RequestError: the tokenizer does not tell.
+    """
+    if vocabulary.starts_word is None:
+        raise RequestError(
+            "This tokenizer does not tell where words start",
+            where=f"objective.{key}",
+            expected="WordPiece (##), byte-level BPE (Ġ) or Metaspace (▁)",
+            remedy=f"Leave {key} out, or use another tokenizer",
+        )
+    return vocabulary.starts_word

@@ -1,39 +1,69 @@
-"""causal: next-token prediction. Documents joined by the end-of-sequence token and cut into full rows.
+"""causal: next-token prediction (GPT). Labels are the inputs shifted by one and are not stored.
 
-`pack: concat` (GPT-3, Brown et al. 2020, section 2): every corpus token and one EOS a document are in exactly one
-row; only the last row of a source, pass and block is shorter than the longest length. Labels are the inputs
-shifted by one and are not stored.
+Each document is followed by one EOS. `pack` says how documents become rows:
+
+- `concat` (GPT-3, Brown et al. 2020, section 2): documents end to end, cut at the longest length; every corpus token
+  and every EOS is in exactly one row, and only the last row of a source, pass and block is shorter.
+- `best_fit` (Ding et al. 2024, arXiv 2404.10830): only documents longer than a row are cut; pieces are packed into
+  rows by best-fit decreasing.
+- `decompose` (Pouransari et al. 2024, arXiv 2405.13226): a document is cut into powers of two, longest first, each a
+  row of its own; pieces shorter than the shortest length are packed into rows of that length, not dropped.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from schemas.objectives import Causal
-from transforms.objectives.base import Documents, Examples, require_length, require_token
-from transforms.ragged import Ragged, offsets_of
+from schemas.objectives import ObjectiveParameters
+from transforms.gates.packed import documents_whole
+from transforms.objectives.base import Documents, Examples, Objective, require_length, require_token
+from transforms.objectives.drawing import Drawing, Mark
+from transforms.objectives.layout import Layout
+from transforms.packing import best_fit, fill, powers_of_two
+from transforms.ragged import Int64, offsets_of
+from transforms.statistics.packed import PACKED_LAWS, measure_packed
 from transforms.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from schemas.manifest import TokenizerRecord
+    from transforms.gates.gate import Evidence, Gate
+    from transforms.statistics.rows import Rows
+
+
+class Causal(ObjectiveParameters):
+    """Next-token prediction (GPT). Labels are the inputs shifted by one."""
+
+    kind: Literal["causal"] = "causal"
+    pack: Literal["concat", "best_fit", "decompose"] = "concat"
+    """`concat`: documents joined by the end-of-sequence token and cut at the longest length; the tail is kept.
+    `best_fit`: only documents longer than that are cut, and rows are packed by best-fit decreasing. `decompose`:
+    documents cut into powers of two, a row each; the shortest pieces are packed."""
 
 
 @dataclass(frozen=True)
-class CausalBuilder:
+class CausalObjective(Objective):
     """Builds causal examples.
 
-    Law: the rows of a source, pass and block, laid end to end, are its documents in order, each followed by one
-    EOS; so Σ length = Σ doc_lengths + number of documents, and an attention boundary lies after each EOS.
+    Law: Σ length = Σ doc_lengths + number of documents, one EOS after the end of each document and nowhere else. With
+    `concat`, the rows of a source, pass and block, laid end to end, are its documents in order; with `best_fit`, a
+    piece without EOS is a full row; with `decompose`, a piece and its EOS are a power of two.
     """
 
     parameters: Causal
     eos_id: int
-    kind: str = "causal"
+
+    parameters_class = Causal
+    laws = PACKED_LAWS
 
     @classmethod
-    def of(cls, parameters: Causal, vocabulary: Vocabulary) -> CausalBuilder:
-        """The builder for a vocabulary, which must have an `eos` token."""
+    def of(cls, parameters: Any, vocabulary: Vocabulary) -> CausalObjective:
+        """The objective for a vocabulary, which must have an `eos` token."""
         return cls(parameters, require_token(vocabulary, "causal", "eos"))
 
     def resolve(self, length: int) -> dict[str, Any]:
@@ -41,39 +71,91 @@ class CausalBuilder:
         require_length("causal", length, 2, "since a row of one token predicts nothing")
         return {"length": length, "predictions": length - 1, "eos_id": self.eos_id}
 
-    def build(self, documents: Documents, *, longest: int, seed: int) -> Examples:
-        """Rows of `longest` tokens; the order of the documents is the caller's, so no draw is needed here."""
-        ids = documents.ids
-        total = len(ids.flat) + len(documents)
-        ends = ids.offsets[1:] + np.arange(len(documents))  # where each document's EOS stands in the stream
-        stream = np.full(total, self.eos_id, dtype=np.int32)
-        is_text = np.ones(total, dtype=bool)
-        is_text[ends] = False
-        stream[is_text] = ids.flat
-
-        # A piece is what a row holds of a document: the stream cut at document starts and at row starts.
-        doc_starts = ids.offsets[:-1] + np.arange(len(documents))
-        row_starts = np.arange(0, total, longest)
-        starts = np.union1d(doc_starts, row_starts)
-        stops = np.append(starts[1:], total)
-        doc = np.searchsorted(doc_starts, starts, side="right") - 1
-        rows = len(row_starts)
-        return Examples(
-            input_ids=Ragged(stream, np.append(row_starts, total).astype(np.int64)),
-            doc_keys=self._by_row(documents.keys[doc], starts, longest, rows),
-            doc_offsets=self._by_row(starts - doc_starts[doc], starts, longest, rows),
-            # The EOS belongs to its document's piece but is no corpus token, so a piece may be EOS alone.
-            doc_lengths=self._by_row((np.minimum(stops, ends[doc]) - starts).astype(np.int32), starts, longest, rows),
-            copy=np.full(rows, documents.copy, dtype=np.int32),
-        )
+    def build(self, documents: Documents, *, lengths: Sequence[int], seed: int) -> Examples:
+        """Rows of at most the longest length; the order of the documents is the caller's, so nothing is drawn."""
+        units = documents.ids.lengths + 1  # a document and its EOS
+        if self.parameters.pack == "concat":
+            doc, begin, count, row = fill(units, lengths[-1])
+        elif self.parameters.pack == "best_fit":
+            doc, begin, count = cut(units, lengths[-1])
+            row = best_fit(count, lengths[-1])
+        else:
+            doc, begin, count = powers_of_two(units, lengths[-1])
+            row = np.arange(len(doc))
+            short = count < lengths[0]
+            tails = best_fit(count[short], lengths[0])
+            row[short] = len(doc) + tails
+        layout, ends = packed_layout(doc, begin, count, row, units)
+        rows = layout.tokens(documents, after=self.eos_id, followed=ends)
+        return Examples(input_ids=rows, **layout.provenance(documents))
 
     def row_lengths(
-        self, doc_lengths: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], *, longest: int
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """Full rows; the few shorter ones at the ends of blocks are left out."""
-        total = float(((doc_lengths + 1) * counts).sum())
-        return np.array([longest]), np.array([total / longest])
+        self, doc_lengths: Int64, counts: Int64, *, lengths: Sequence[int]
+    ) -> tuple[Int64, npt.NDArray[np.float64]]:
+        """Full rows, or powers of two; the few shorter rows at the ends of blocks are left out."""
+        units, total = doc_lengths + 1, float(((doc_lengths + 1) * counts).sum())
+        if self.parameters.pack != "decompose":
+            return np.array([lengths[-1]]), np.array([total / lengths[-1]])
+        item, _, piece = powers_of_two(units, lengths[-1])
+        own = piece >= lengths[0]
+        tails = float((piece * counts[item])[~own].sum())
+        return np.append(piece[own], lengths[0]), np.append(counts[item][own], tails / lengths[0])
 
     @staticmethod
-    def _by_row(values: npt.NDArray[np.generic], starts: npt.NDArray[np.int64], longest: int, rows: int) -> Ragged:
-        return Ragged(values, offsets_of(np.bincount(starts // longest, minlength=rows)))
+    def measure(rows: Rows, table: pa.Table) -> None:
+        """Figures of packed rows."""
+        parameters = rows.context.parameters
+        assert isinstance(parameters, Causal)
+        measure_packed(rows, parameters.pack)
+
+    @staticmethod
+    def gates(evidence: Evidence) -> list[Gate]:
+        """Nothing of a document is missing."""
+        return [documents_whole(evidence)]
+
+    @staticmethod
+    def draw(row: Mapping[str, Any], tokenizer: TokenizerRecord) -> Drawing:
+        """The beginnings of documents."""
+        return Drawing(tuple(packed_boundaries(row, tokenizer)))
+
+
+def packed_boundaries(row: Mapping[str, Any], tokenizer: TokenizerRecord) -> list[Mark]:
+    """A mark where each further piece of a row begins, behind the EOS of the one before, if that has one."""
+    marks, place, ids = [], 0, row["input_ids"]
+    pieces = zip(row["doc_keys"], row["doc_offsets"], row["doc_lengths"], strict=False)
+    for i, (key, offset, count) in enumerate(pieces):
+        if i:
+            marks.append(Mark("boundary", place, place, note=f"document {key:016x} from token {offset}"))
+        place += count
+        place += ids[place : place + 1] == [tokenizer.special_ids.get("eos")]
+    return marks
+
+
+def cut(units: Int64, longest: int) -> tuple[Int64, Int64, Int64]:
+    """(document, first unit, units) of documents cut every `longest` units, those that fit left whole."""
+    doc, begin, count, _ = fill(-(-units // longest) * longest, longest)
+    count = np.minimum(count, units[doc] - begin)
+    return doc, begin, count
+
+
+def packed_layout(
+    doc: Int64, begin: Int64, count: Int64, row: Int64, units: Int64
+) -> tuple[Layout, npt.NDArray[np.bool_]]:
+    """Rows of pieces whose last unit is the document's EOS, or not.
+
+    Args:
+      doc, begin, count: document, first unit and units of each piece.
+      row: of each piece; numbers need be neither ascending nor without gaps.
+      units: of each document, its EOS counted.
+
+    Returns:
+      The layout, and which of its pieces EOS follows. A piece may be EOS alone.
+    """
+    if len(row) > 1 and (row[1:] < row[:-1]).any():
+        order = np.argsort(row, kind="stable")
+        doc, begin, count, row = doc[order], begin[order], count[order], row[order]
+    ends = begin + count == units[doc]
+    first = np.ones(len(row), dtype=bool)
+    first[1:] = row[1:] != row[:-1]
+    pieces = np.diff(np.append(np.flatnonzero(first), len(row)))
+    return Layout(doc, begin, count - ends, offsets_of(pieces)), ends

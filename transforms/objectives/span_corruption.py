@@ -1,88 +1,74 @@
 """span_corruption: sentinels replace spans of a piece, and the target gives them back (T5, Raffel et al. 2020).
 
-The rule is that of google-research/text-to-text-transfer-transformer, t5/data/preprocessors.py, with one rounding
-(half to even in double) for the helper that finds the raw length and for the mask, where T5 has two that disagree.
-Noise and non-noise are each cut into as many parts by a uniform random composition, and the parts interleave with
-non-noise first; so the first token is never noise, the last always is, and every such mask is equally likely.
+The rule itself is `transforms.objectives.sentinels`; here it is applied to one piece of one document a row, or to
+documents laid end to end.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+from pydantic import Field
 
-from schemas.errors import RequestError
-from schemas.keys import draw
-from schemas.objectives import SpanCorruption
-from transforms.objectives.base import Documents, Examples, join_examples, require_length, require_token
-from transforms.objectives.choose import choose
-from transforms.ragged import Ragged, offsets_of, ranges
+from schemas.objectives import ObjectiveParameters
+from schemas.tables import TARGET
+from transforms.objectives.base import Documents, Examples, Objective, require_length, require_token
+from transforms.objectives.drawing import Drawing, hidden_spans
+from transforms.objectives.layout import Layout, full_rows
+from transforms.objectives.sentinels import Corruptor, noise_counts, raw_tokens, require_sentinels
+from transforms.ragged import Int64, Ragged, ranges
+from transforms.statistics.sentinels import SENTINEL_LAWS, measure_sentinels
 from transforms.vocabulary import Vocabulary
 
-Int64 = npt.NDArray[np.int64]
-
-_BATCH_POSITIONS = 2**20
-"""Positions corrupted at a time; bounds the working set whatever the block's size."""
-
-
-def noise_counts(parameters: SpanCorruption, raw: npt.NDArray[np.integer]) -> tuple[Int64, Int64]:
-    """(noise tokens, spans) of pieces of `raw` tokens each, int64 of the same shape; `raw` must be at least 2.
-
-    noise = clamp(round(n·density), 1, n − 1); spans = clamp(round(noise / mean), 1, n − noise).
-
-    >>> [int(c[0]) for c in noise_counts(SpanCorruption(noise_density=0.2, mean_noise_span_length=2), np.array([70]))]
-    [14, 7]
-    """
-    raw = np.asarray(raw, dtype=np.int64)
-    noise = np.clip(np.rint(raw * parameters.noise_density).astype(np.int64), 1, raw - 1)
-    spans = np.maximum(1, np.rint(noise / parameters.mean_noise_span_length).astype(np.int64))
-    return noise, np.minimum(spans, np.minimum(noise, raw - noise))
+if TYPE_CHECKING:
+    from schemas.manifest import TokenizerRecord
+    from transforms.statistics.rows import Rows
 
 
-def raw_tokens(parameters: SpanCorruption, length: int) -> int:
-    """The most corpus tokens whose inputs (n − noise + spans + EOS) fit into `length`, which must be at least 3."""
-    # Half the noise at least is saved as spans need one token each, and non-noise alone is at most the length.
-    most = np.arange(2, int(2 * length / (1 - parameters.noise_density)) + 8)
-    noise, spans = noise_counts(parameters, most)
-    return int(most[most - noise + spans + 1 <= length].max())
+class SpanCorruption(ObjectiveParameters):
+    """Span corruption (T5): spans are replaced by sentinels, the target gives them back."""
+
+    kind: Literal["span_corruption"] = "span_corruption"
+    noise_density: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Share of a piece's tokens that are noise."""
+    mean_noise_span_length: Annotated[float, Field(ge=1)] = 3.0
+    """Noise tokens a span on average."""
+    pack: Literal["document", "full"] = "document"
+    """`document`: a row is one document, or one piece of a document cut at the longest raw length that fits. `full`:
+    documents end to end with nothing between them, cut at that length (T5)."""
 
 
 @dataclass(frozen=True)
-class SpanCorruptionBuilder:
-    """Builds pairs of inputs and targets from one piece of one document each.
-
-    Law: inputs have n − noise + spans + 1 tokens and targets noise + spans + 1, both end with EOS; sentinels are
-    `<extra_id_0>` and on in both; a span has k tokens with probability C(noise − k − 1, spans − 2) / C(noise − 1,
-    spans − 1). Single tokens have nothing to be predicted from and are a named loss.
-    """
+class SpanCorruptionObjective(Objective):
+    """Builds pairs of inputs and targets. Single tokens have nothing to be predicted from and are a named loss."""
 
     parameters: SpanCorruption
-    eos_id: int
-    sentinel_ids: npt.NDArray[np.int32]
-    kind: str = "span_corruption"
+    corruptor: Corruptor
+
+    parameters_class = SpanCorruption
+    columns = TARGET
+    laws = SENTINEL_LAWS
 
     @classmethod
-    def of(cls, parameters: SpanCorruption, vocabulary: Vocabulary) -> SpanCorruptionBuilder:
-        """The builder for a vocabulary, which must have an `eos` token and sentinels."""
-        return cls(parameters, require_token(vocabulary, "span_corruption", "eos"), vocabulary.sentinel_ids)
+    def of(cls, parameters: Any, vocabulary: Vocabulary) -> SpanCorruptionObjective:
+        """The objective for a vocabulary, which must have an `eos` token and sentinels."""
+        return cls(
+            parameters, Corruptor(require_token(vocabulary, "span_corruption", "eos"), vocabulary.sentinel_ids)
+        )
 
     def resolve(self, length: int) -> dict[str, Any]:
         """`raw_tokens` of a full row's piece, its `noise_tokens` and `noise_spans`, and `target_length`."""
         require_length("span_corruption", length, 3, "for a token, a sentinel and EOS")
-        raw = raw_tokens(self.parameters, length)
-        noise, spans = (int(c[0]) for c in noise_counts(self.parameters, np.array([raw])))
-        if spans > len(self.sentinel_ids):
-            raise RequestError(
-                f"A length of {length} needs more sentinels than the tokenizer has",
-                where="curriculum lengths, objective, tokenizer",
-                expected=f"at most {len(self.sentinel_ids)} spans, one for each of <extra_id_0> and on",
-                got=f"{spans} spans in {raw} tokens at noise_density {self.parameters.noise_density:g} and "
-                f"mean_noise_span_length {self.parameters.mean_noise_span_length:g}",
-                remedy="Give shorter lengths, longer or fewer spans, or a tokenizer with more sentinels",
-            )
+        density, mean = self.parameters.noise_density, self.parameters.mean_noise_span_length
+        raw = raw_tokens(density, mean, length)
+        noise, spans = (int(c[0]) for c in noise_counts(np.array([raw]), density, mean))
+        what = f"{raw} tokens at noise_density {density:g} and mean_noise_span_length {mean:g}"
+        require_sentinels(self.corruptor.sentinel_ids, spans, length, what)
         return {
             "length": length,
             "raw_tokens": raw,
@@ -91,81 +77,67 @@ class SpanCorruptionBuilder:
             "target_length": noise + spans + 1,
         }
 
-    def build(self, documents: Documents, *, longest: int, seed: int) -> Examples:
-        """Rows of at most `longest` input tokens; a longer document is cut into full pieces and a rest."""
-        doc, begin, length = _pieces(documents.ids.lengths, raw_tokens(self.parameters, longest))
-        order = np.argsort(length, kind="stable")  # rows of one length together waste no padding
-        doc, begin, length = doc[order], begin[order], length[order]
-        empty = np.zeros(0, np.int64)
-        batches, at = [self._corrupt(documents, empty, empty, empty, seed)], 0
-        while at < len(doc):
-            stop = at + max(1, _BATCH_POSITIONS // int(length[min(at + _BATCH_POSITIONS, len(doc)) - 1]))
-            batches.append(self._corrupt(documents, doc[at:stop], begin[at:stop], length[at:stop], seed))
-            at = stop
-        joined = join_examples(batches)
-        whole = int((documents.ids.lengths == 1).sum())
-        rests = len(documents.ids.flat) - int(length.sum()) - whole
-        joined.losses.update({k: n for k, n in (("one_token_documents", whole), ("one_token_rests", rests)) if n})
-        return joined
+    def build(self, documents: Documents, *, lengths: Sequence[int], seed: int) -> Examples:
+        """Rows of at most the longest length of input tokens."""
+        layout, losses = lay_out(documents, self._raw(lengths[-1]), self.parameters.pack)
+        layout = layout.by_length()
+        raw = layout.row_tokens
+        noise, spans = self._counts(raw)
+        text = Ragged.from_lengths(layout.text(documents).flat, raw)
+        corrupted = self.corruptor.corrupt(text, layout.names(documents, seed), noise, spans, seed)
+        return Examples(
+            input_ids=corrupted.input_ids,
+            lists={"target_ids": corrupted.target_ids},
+            losses=losses,
+            **layout.provenance(documents),
+        )
 
     def row_lengths(
-        self, doc_lengths: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], *, longest: int
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        self, doc_lengths: Int64, counts: Int64, *, lengths: Sequence[int]
+    ) -> tuple[Int64, npt.NDArray[np.float64]]:
         """Input lengths of the pieces."""
-        doc, _, length = _pieces(doc_lengths, raw_tokens(self.parameters, longest))
-        noise, spans = noise_counts(self.parameters, length)
+        raw = self._raw(lengths[-1])
+        if self.parameters.pack == "full":
+            return np.array([lengths[-1]]), np.array([float((doc_lengths * counts).sum()) / raw])
+        doc, _, length = corruptible_pieces(doc_lengths, raw)
+        noise, spans = self._counts(length)
         return length - noise + spans + 1, counts[doc].astype(np.float64)
 
-    def _corrupt(self, documents: Documents, doc: Int64, begin: Int64, length: Int64, seed: int) -> Examples:
-        """Rows of the pieces `begin[i]:begin[i] + length[i]` of documents `doc[i]`."""
-        rows = len(doc)
-        noise, spans = noise_counts(self.parameters, length) if rows else (length, length)
-        name = (documents.keys[doc][:, None], begin[:, None], documents.copy)
-        kept_part = _compose(
-            draw(seed, "span_corruption.kept", *name, _columns(length - noise)), length - noise, spans
-        )
-        noise_part = _compose(draw(seed, "span_corruption.noise", *name, _columns(noise)), noise, spans)
+    def _raw(self, longest: int) -> int:
+        return raw_tokens(self.parameters.noise_density, self.parameters.mean_noise_span_length, longest)
 
-        # A token of noise part s stands behind all kept tokens of parts 0..s, and likewise the other way round.
-        row_of_noise, ordinal = np.nonzero(noise_part >= 0)
-        part = noise_part[row_of_noise, ordinal]
-        most = int(spans.max(initial=0))
-        row_of_kept, kept_ordinal = np.nonzero(kept_part >= 0)
-        kept_key = row_of_kept * most + kept_part[row_of_kept, kept_ordinal]
-        kept_in = np.bincount(kept_key, minlength=rows * most).reshape(rows, most)
-        place = ordinal + np.cumsum(kept_in, axis=1)[row_of_noise, part]
-        starts_span = np.ones(len(part), dtype=bool)
-        starts_span[1:] = (row_of_noise[1:] != row_of_noise[:-1]) | (part[1:] != part[:-1])
+    def _counts(self, raw: Int64) -> tuple[Int64, Int64]:
+        return noise_counts(raw, self.parameters.noise_density, self.parameters.mean_noise_span_length)
 
-        piece_offsets = offsets_of(length)
-        tokens = documents.ids.slices(documents.ids.offsets[doc] + begin, length).flat.astype(np.int32, copy=False)
-        flat = piece_offsets[row_of_noise] + place
-        shown, keep = tokens.copy(), np.ones(len(tokens), dtype=bool)
-        keep[flat] = starts_span
-        shown[flat[starts_span]] = self.sentinel_ids[part[starts_span]]
+    @staticmethod
+    def measure(rows: Rows, table: pa.Table) -> None:
+        """Figures of inputs and targets."""
+        parameters = rows.context.parameters
+        assert isinstance(parameters, SpanCorruption)
+        raw = np.maximum(rows.corpus_tokens, 2)
+        noise, spans = noise_counts(raw, parameters.noise_density, parameters.mean_noise_span_length)
+        measure_sentinels(rows, Ragged.from_arrow(table["target_ids"]), noise, spans, np.zeros_like(raw))
 
-        input_lengths, target_lengths = length - noise + spans + 1, noise + spans + 1
-        inputs, targets = offsets_of(input_lengths), offsets_of(target_lengths)
-        input_ids = np.full(int(inputs[-1]), self.eos_id, dtype=np.int32)
-        is_token = np.ones(len(input_ids), dtype=bool)
-        is_token[inputs[1:] - 1] = False
-        input_ids[is_token] = shown[keep]
-        target_ids = np.full(int(targets[-1]), self.eos_id, dtype=np.int32)
-        # Each span's tokens follow its sentinel: the i-th noise token has i tokens and part + 1 sentinels before it.
-        target_ids[targets[row_of_noise] + ordinal + part + 1] = tokens[flat]
-        target_ids[(targets[row_of_noise] + ordinal + part)[starts_span]] = self.sentinel_ids[part[starts_span]]
-        one_piece = np.arange(rows + 1)
-        return Examples(
-            input_ids=Ragged(input_ids, inputs),
-            doc_keys=Ragged(documents.keys[doc], one_piece),
-            doc_offsets=Ragged(begin, one_piece),
-            doc_lengths=Ragged(length.astype(np.int32), one_piece),
-            copy=np.full(rows, documents.copy, dtype=np.int32),
-            lists={"target_ids": Ragged(target_ids, targets)},
-        )
+    @staticmethod
+    def draw(row: Mapping[str, Any], tokenizer: TokenizerRecord) -> Drawing:
+        """Sentinels with what they stand for."""
+        return Drawing(tuple(hidden_spans(row, tokenizer)))
 
 
-def _pieces(lengths: Int64, raw: int) -> tuple[Int64, Int64, Int64]:
+def lay_out(documents: Documents, raw: int, pack: str) -> tuple[Layout, dict[str, int]]:
+    """Rows of at least two tokens, at most `raw`, and the tokens that are in none, by reason."""
+    if pack == "full":
+        layout = full_rows(documents, raw, separators=0)
+        single = layout.row_tokens < 2
+        return layout.take(np.flatnonzero(~single)), {"one_token_rests": int(single.sum())} if single.any() else {}
+    doc, begin, length = corruptible_pieces(documents.ids.lengths, raw)
+    whole = int((documents.ids.lengths == 1).sum())
+    rests = len(documents.ids.flat) - int(length.sum()) - whole
+    losses = {k: n for k, n in (("one_token_documents", whole), ("one_token_rests", rests)) if n}
+    return Layout(doc, begin, length, np.arange(len(doc) + 1)), losses
+
+
+def corruptible_pieces(lengths: Int64, raw: int) -> tuple[Int64, Int64, Int64]:
     """(document, first token, tokens) of each piece: full ones and a rest of at least two tokens.
 
     A rest of one token could not be corrupted, so the piece before lends it one; pieces of two tokens cannot lend.
@@ -182,20 +154,3 @@ def _pieces(lengths: Int64, raw: int) -> tuple[Int64, Int64, Int64]:
     end = np.minimum(begin + raw, n[doc])
     end -= ((ordinal == pieces[doc] - 2) & lends[doc]).astype(np.int64)
     return usable[doc], begin, end - begin
-
-
-def _columns(counts: Int64) -> Int64:
-    return np.arange(int(counts.max(initial=0)))
-
-
-def _compose(order: npt.NDArray[np.uint64], counts: Int64, parts: Int64) -> Int64:
-    """A uniform random composition of `counts[i]` into `parts[i]` positive parts.
-
-    Returns:
-      int64 [rows, max count]: the part of each element, ascending from 0; −1 beyond the row's count.
-    """
-    columns = _columns(counts)
-    inside = columns < counts[:, None]
-    # A composition is a choice of parts − 1 of the count − 1 places where a new part can begin.
-    begins = choose(order, inside & (columns > 0), parts - 1)
-    return np.where(inside, np.cumsum(begins, axis=1), -1)

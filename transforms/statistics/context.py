@@ -11,21 +11,14 @@ import numpy.typing as npt
 from schemas.errors import DataError
 from schemas.keys import draw
 from schemas.manifest import Manifest
-from schemas.objectives import AnyObjective, Causal, Mlm, SpanCorruption
-from schemas.tables import EXAMPLES
-
-_OBJECTIVES: dict[str, type[Causal] | type[Mlm] | type[SpanCorruption]] = {
-    "causal": Causal,
-    "mlm": Mlm,
-    "span_corruption": SpanCorruption,
-}
+from schemas.objectives import ObjectiveParameters, known_objectives, parse_objective
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditContext:
     """The facts against which rows are held. The audit checks them against tokenizer.json by itself."""
 
-    parameters: AnyObjective
+    parameters: ObjectiveParameters
     vocab_size: int
     special_ids: dict[str, int]
     """By role."""
@@ -38,6 +31,8 @@ class AuditContext:
     """Buckets of each stage, ascending."""
     validation_share: float
     fingerprint: str
+    seed: int = 0
+    """The job's; draws that a row's provenance names can be made again."""
 
     @property
     def kind(self) -> str:
@@ -52,12 +47,11 @@ class AuditContext:
           DataError: the manifest names an objective that this version does not know.
         """
         kind = manifest.objective.get("kind")
-        model = _OBJECTIVES.get(str(kind))
-        if model is None or kind not in EXAMPLES:
+        if kind not in known_objectives():
             raise DataError(
                 "The audit does not know this objective",
                 where="objective.kind in manifest.json",
-                expected=f"one of {', '.join(sorted(_OBJECTIVES))}",
+                expected=f"one of {', '.join(known_objectives())}",
                 got=repr(kind),
                 remedy="Audit the dataset with the shardmill that wrote it",
             )
@@ -69,7 +63,7 @@ class AuditContext:
         for record in manifest.lengths:
             buckets.setdefault(record.stage, set()).add(record.length)
         return cls(
-            parameters=model.model_validate({k: v for k, v in manifest.objective.items() if k in model.model_fields}),
+            parameters=parse_objective({k: v for k, v in manifest.objective.items() if k != "resolved"}),
             vocab_size=tokenizer.vocab_size,
             special_ids=dict(tokenizer.special_ids),
             sentinel_ids=tuple(i for i in tokenizer.sentinel_ids if 0 <= i < tokenizer.vocab_size),
@@ -78,6 +72,7 @@ class AuditContext:
             lengths={stage: tuple(sorted(lengths)) for stage, lengths in buckets.items()},
             validation_share=float(manifest.job.get("splits", {}).get("validation", 0.0)),
             fingerprint=manifest.fingerprint,
+            seed=int(manifest.job.get("seed", 0)),
         )
 
     @property

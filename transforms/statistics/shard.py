@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.objectives import Mlm
 from schemas.storage import Location
-from schemas.tables import EXAMPLES, read_fingerprint
+from schemas.tables import read_fingerprint
+from transforms.objectives.masking import MaskingParameters
+from transforms.objectives.registry import known_objective, schema_of
 from transforms.statistics.accumulator import Accumulator, Group
 from transforms.statistics.context import AuditContext
-from transforms.statistics.objectives import measure_objective
 from transforms.statistics.rows import Rows, collect_hashes, measure_common
 
 INDEX_FIGURES = ("rows", "tokens", "corpus_tokens")
@@ -65,7 +65,7 @@ def _unread(kind: str, path: str, what: str) -> Accumulator:
 def _read(file: pq.ParquetFile, shard: Mapping[str, Any], context: AuditContext, found: Accumulator) -> None:
     path, split = str(shard["path"]), str(shard["split"])
     stage, length = int(shard["stage"]), int(shard["length"])
-    expected = EXAMPLES[context.kind]
+    expected, objective = schema_of(context.kind), known_objective(context.kind)
     schema = file.schema_arrow
     lacking = [f.name for f in expected if schema.get_field_index(f.name) < 0 or schema.field(f.name).type != f.type]
     if lacking:
@@ -87,7 +87,7 @@ def _read(file: pq.ParquetFile, shard: Mapping[str, Any], context: AuditContext,
             raise pa.ArrowInvalid(f"row group {index} has nulls in {', '.join(nulls)}")
         rows = Rows.of(table, context)
         measure_common(rows, np.asarray(table["length"].combine_chunks()).astype(np.int64), split, stage, length)
-        measure_objective(rows, table)
+        objective.measure(rows, table)
         rows.collect(found, split, stage, length)
         collect_hashes(rows, found, split, stage)
 
@@ -129,7 +129,7 @@ def _rank_shares(found: Accumulator, context: AuditContext, length: int, path: s
     if places:
         found.add_worst("padding_share", 1 - found.total("tokens") / places, path)
     masked = found.total("masked")
-    if masked and isinstance(context.parameters, Mlm):
+    if masked and isinstance(context.parameters, MaskingParameters):
         for figure, share in (
             ("shown_mask", context.parameters.mask_replace_prob),
             ("shown_random", context.parameters.random_replace_prob),

@@ -1,7 +1,7 @@
-"""Figures that follow from an objective's law: masked places, replacements, end-of-sequence tokens.
+"""Figures of rows with masked places: how many, how they are shown, where they lie, and the frame around them.
 
-Each function holds rows against the law of `transforms.objectives`, which it shares with the builder as far as
-the law is a formula (`prediction_counts`), and adds counts of what breaks it.
+Rows are `[CLS] piece [SEP] piece [SEP] …`. They are held against the law of `transforms.objectives.masking`, which is
+shared with the builder as far as it is a formula (`prediction_law`).
 """
 
 from __future__ import annotations
@@ -10,64 +10,46 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from schemas.objectives import Mlm
-from transforms.objectives.mlm import prediction_counts
+from transforms.objectives.base import Law
+from transforms.objectives.masking import MaskingParameters, prediction_law
 from transforms.ragged import Ragged, offsets_of, ranges
-from transforms.statistics.rows import Int64, Rows
-from transforms.statistics.spans import measure_span_corruption
+from transforms.statistics.rows import Int64, Rows, row_sums
 
 POSITION_BINS = 20
 """Bins of the masked positions' histogram, equal parts of a row."""
 
+RUN_PLACES = 8
+"""Masked places of a row from which on its runs are judged."""
+
 FIXED_POINT = 2**32
 """Expected counts are kept as integers of this fraction, so that they add exactly."""
 
+MASK_LAWS: dict[str, Law] = {
+    "special_tokens": (
+        ("frame_errors",),
+        "CLS first, SEP after every piece, no other CLS or SEP and no unlabelled mask between them",
+    ),
+    "mask_positions": (("mask_position_errors",), "positions inside the row, ascending, one label each"),
+    "mask_labels": (("mask_label_errors",), "no label is a special token or outside the vocabulary"),
+    "random_replacements": (("random_is_special",), "random replacements stand for text"),
+}
 
-def measure_objective(rows: Rows, table: pa.Table) -> None:
-    """Add the figures of the rows' objective."""
-    if rows.context.kind == "mlm":
-        measure_mlm(rows, Ragged.from_arrow(table["mask_positions"]), Ragged.from_arrow(table["mask_labels"]))
-    elif rows.context.kind == "span_corruption":
-        measure_span_corruption(rows, Ragged.from_arrow(table["target_ids"]))
-    else:
-        measure_causal(rows)
 
+def measure_masks(rows: Rows, table: pa.Table) -> None:
+    """Add the figures of masked rows.
 
-def measure_causal(rows: Rows) -> None:
-    """Rows are pieces of documents, each followed by one EOS, where the last piece may go on in the next row.
-
-    So the length is Σ doc_lengths + pieces, or one less, and a piece after the first starts its document.
+    Args:
+      rows: where they are added.
+      table: with `mask_positions` and `mask_labels`.
     """
-    eos_id = rows.context.special_ids["eos"]
-    pieces = rows.doc_lengths.lengths
-    piece_row = np.repeat(np.arange(len(rows)), pieces)
-    extra = rows.lengths - rows.corpus_tokens
-    negative = rows.count_at(piece_row[rows.piece_tokens < 0])
-    fits = ((extra == pieces) | (extra == pieces - 1)) & (negative == 0)
-    rows.per_row["provenance_mismatch"] = (~fits).astype(np.int64)
-    rows.per_row["eos_tokens"] = rows.count_at(rows.special_row[rows.safe_ids[rows.special_at] == eos_id])
-
-    ordinal = ranges(pieces)
-    running = offsets_of(rows.piece_tokens)
-    before_row = running[rows.doc_lengths.offsets[piece_row]]
-    eos_at = rows.offsets[piece_row] + running[1:] - before_row + ordinal
-    ends_here = fits[piece_row] & (ordinal < extra[piece_row])
-    lacks_eos = piece_row[ends_here][rows.ids[eos_at[ends_here]] != eos_id]
-    rows.per_row["boundary_errors"] = rows.count_at(lacks_eos)
-    if (rows.doc_offsets.lengths == pieces).all():
-        rows.per_row["boundary_errors"] += rows.count_at(
-            piece_row[(ordinal > 0) & (rows.doc_offsets.flat.astype(np.int64) != 0)]
-        )
-
-
-def measure_mlm(rows: Rows, positions: Ragged, labels: Ragged) -> None:
-    """Rows are `[CLS] piece [SEP]`, with a law for how many places are predicted, which, and how they are shown."""
     parameters = rows.context.parameters
-    assert isinstance(parameters, Mlm)
+    assert isinstance(parameters, MaskingParameters)
+    positions, labels = (Ragged.from_arrow(table[name]) for name in ("mask_positions", "mask_labels"))
     figures, context = rows.per_row, rows.context
-    figures["provenance_mismatch"] = (
-        (rows.lengths != rows.corpus_tokens + 2) | (rows.doc_lengths.lengths != 1)
-    ).astype(np.int64)
+    pieces = rows.doc_lengths.lengths
+    wrong = (rows.lengths != rows.corpus_tokens + pieces + 1) | (pieces == 0)
+    wrong[np.repeat(np.arange(len(rows)), pieces)[rows.piece_tokens < 1]] = True
+    figures["provenance_mismatch"] = wrong.astype(np.int64)
 
     # Rows whose two lists differ in length have no masked place that could be judged.
     paired = positions.lengths == labels.lengths
@@ -100,13 +82,18 @@ def measure_mlm(rows: Rows, positions: Ragged, labels: Ragged) -> None:
     special_row = np.concatenate([rows.special_row[bare], row[is_special]])
     special_place = np.concatenate([(rows.special_at - rows.offsets[rows.special_row])[bare], place[is_special]])
     candidates = rows.lengths - rows.count_at(special_row)
-    law = prediction_counts(parameters, rows.lengths, np.maximum(candidates, 0))
+    candidates = np.maximum(candidates, 0)
+    figures["mask_candidates"] = candidates
+    law = prediction_law(parameters, rows.lengths, candidates)
     figures["mask_law"] = law
-    breaks = predicted > law if parameters.whole_word else predicted != law
+    breaks = predicted != law if parameters.exact_count else predicted > law
+    if parameters.selection == "bernoulli":
+        breaks = predicted > candidates
     figures["mask_count_errors"] = breaks.astype(np.int64)
-    if parameters.whole_word:
+    if parameters.whole_word or parameters.selection in ("ngram", "span"):
         figures["mask_run_squares"] = _run_squares(rows, row, place)
     _count_positions(rows, row, place, special_row, special_place, candidates)
+    _count_neighbours(rows, row, place, rows.offsets[special_row] + special_place, candidates)
 
 
 def _count_replacements(rows: Rows, row: Int64, shown: npt.NDArray[np.int32], label: npt.NDArray[np.int32]) -> None:
@@ -121,18 +108,31 @@ def _count_replacements(rows: Rows, row: Int64, shown: npt.NDArray[np.int32], la
 
 
 def _count_frame(rows: Rows, at: Int64, label: npt.NDArray[np.int32], bare: npt.NDArray[np.bool_]) -> None:
-    """Restored rows start with CLS, end with SEP and hold neither of them nor an unlabelled mask in between."""
+    """Restored rows start with CLS, have SEP after every piece, and no other CLS, SEP or unlabelled mask.
+
+    Where the pieces contradict the row's length, which is counted apart, only its two ends are judged.
+    """
     roles = rows.context.special_ids
     restored = rows.safe_ids.copy()
     restored[at] = label
     filled = rows.lengths >= 2
-    first, last = rows.offsets[:-1][filled], rows.offsets[1:][filled] - 1
     errors = (~filled).astype(np.int64)
-    errors[filled] = (restored[first] != roles["cls"]).astype(np.int64) + (restored[last] != roles["sep"])
-    place = rows.special_at - rows.offsets[rows.special_row]
-    interior = bare & (place > 0) & (place < rows.lengths[rows.special_row] - 1)
+    errors[filled] = restored[rows.offsets[:-1][filled]] != roles["cls"]
+    fits = filled & (rows.per_row["provenance_mismatch"] == 0)
+    errors[filled & ~fits] += restored[rows.offsets[1:][filled & ~fits] - 1] != roles["sep"]
+    pieces = rows.doc_lengths.lengths
+    piece_row = np.repeat(np.arange(len(rows)), pieces)
+    running = offsets_of(rows.piece_tokens)
+    before_row = running[rows.doc_lengths.offsets[piece_row]]
+    separator = running[1:] - before_row + ranges(pieces) + 1  # place in the row
+    judged = fits[piece_row]
+    expected = np.zeros(len(restored), dtype=bool)
+    expected[rows.offsets[piece_row][judged] + separator[judged]] = True
+    errors += rows.count_at(rows.row_of(np.flatnonzero(expected & (restored != roles["sep"]))))
+    expected[rows.offsets[:-1][filled]] = True
     frame_ids = np.array([roles["cls"], roles["sep"], roles["mask"]])
-    stray = interior & np.isin(rows.safe_ids[rows.special_at], frame_ids)
+    stray = bare & fits[rows.special_row] & ~expected[rows.special_at]
+    stray &= np.isin(rows.safe_ids[rows.special_at], frame_ids)
     rows.per_row["frame_errors"] = errors + rows.count_at(rows.special_row[stray])
 
 
@@ -143,6 +143,30 @@ def _run_squares(rows: Rows, row: Int64, place: Int64) -> Int64:
     starts = np.flatnonzero(np.r_[True, (row[1:] != row[:-1]) | (place[1:] != place[:-1] + 1)])
     run = np.diff(np.append(starts, len(row)))
     return np.bincount(row[starts], weights=run * run, minlength=len(rows)).astype(np.int64)
+
+
+def _count_neighbours(rows: Rows, row: Int64, place: Int64, special_at: Int64, candidates: Int64) -> None:
+    """How many masked places follow a masked one, and how many would if every subset were equally likely.
+
+    Of c candidates with a pairs of neighbours among them, m masked ones have a · m (m − 1) / (c (c − 1)) such pairs
+    on average. Counted in rows of `RUN_PLACES` masked places and more, since few leave no room for runs.
+    """
+    is_candidate = np.ones(len(rows.safe_ids), dtype=bool)
+    is_candidate[special_at] = False
+    is_pair = np.zeros(len(is_candidate), dtype=np.int64)
+    is_pair[1:] = is_candidate[1:] & is_candidate[:-1]
+    is_pair[rows.offsets[:-1][rows.lengths > 0]] = 0  # a row's first place has none before it
+    pairs = row_sums(is_pair, rows.offsets)
+    follows = np.flatnonzero((row[1:] == row[:-1]) & (place[1:] == place[:-1] + 1)) + 1
+    masked = rows.per_row["masked"]
+    judged = (masked >= RUN_PLACES) & (masked <= candidates)
+    m, c = np.where(judged, masked, 0), np.where(judged, candidates, 2)
+    expected = np.rint(pairs * (m * np.maximum(m - 1, 0) / (c * (c - 1))) * FIXED_POINT)
+    rows.per_row["run_places"] = m
+    rows.per_row["run_candidates"] = np.where(judged, candidates, 0)
+    rows.per_row["run_pairs"] = np.where(judged, pairs, 0)
+    rows.per_row["mask_neighbours"] = np.where(judged, rows.count_at(row[follows]), 0)
+    rows.per_row["mask_neighbours_expected"] = expected.astype(np.int64)
 
 
 def _count_positions(

@@ -1,29 +1,41 @@
-"""Figures of span corruption: lengths of inputs and targets, and the order of their sentinels."""
+"""Figures of rows with sentinels: lengths of inputs and targets, and the order of their sentinels."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-from schemas.objectives import SpanCorruption
-from transforms.objectives.span_corruption import noise_counts
+from transforms.objectives.base import Law
 from transforms.ragged import Ragged, ranges
 from transforms.statistics.rows import Int64, Rows
 
+SENTINEL_LAWS: dict[str, Law] = {
+    "sentinels": (
+        ("sentinel_errors", "eos_errors"),
+        "sentinels 0, 1, … in order in inputs and targets, one a span, EOS last and nowhere else",
+    ),
+    "targets": (
+        ("target_length_errors", "target_id_errors"),
+        "targets of noise + spans + 1 ids of the vocabulary",
+    ),
+}
 
-def measure_span_corruption(rows: Rows, targets: Ragged) -> None:
-    """Inputs and targets have the lengths that follow from the piece, and the same sentinels in order.
 
-    Inputs start with a corpus token and end with a sentinel and EOS; targets start with sentinel 0, have a token
-    after every sentinel and end with EOS.
+def measure_sentinels(rows: Rows, targets: Ragged, noise: Int64, spans: Int64, lead: Int64) -> None:
+    """Inputs and targets have the lengths that follow from the law, and the same sentinels in order.
+
+    Inputs have a corpus token first, unless a mode token leads, and a sentinel and EOS last; targets start with
+    sentinel 0, have a token after every sentinel and end with EOS.
+
+    Args:
+      rows: where the figures are added.
+      targets: the column `target_ids`.
+      noise, spans: of each row by the law, int64 [rows].
+      lead: special tokens before the first corpus token of each input, int64 [rows].
     """
-    parameters = rows.context.parameters
-    assert isinstance(parameters, SpanCorruption)
-    raw = np.maximum(rows.corpus_tokens, 2)
-    noise, spans = noise_counts(parameters, raw)
-    figures = rows.per_row
+    figures, raw = rows.per_row, rows.corpus_tokens
     figures["provenance_mismatch"] = (
-        (rows.doc_lengths.lengths != 1) | (rows.corpus_tokens < 2) | (rows.lengths != raw - noise + spans + 1)
+        (rows.doc_lengths.lengths == 0) | (raw < 2) | (rows.lengths != lead + raw - noise + spans + 1)
     ).astype(np.int64)
     figures["target_tokens"] = targets.lengths
     figures["noise_tokens"] = targets.lengths - spans - 1
@@ -37,8 +49,8 @@ def measure_span_corruption(rows: Rows, targets: Ragged) -> None:
     figures["sentinel_errors"] = (
         _out_of_order(rows, rows.safe_ids, rows.offsets, spans)
         + _out_of_order(rows, safe, targets.offsets, spans)
-        + _misplaced(rows, rows.safe_ids, rows.offsets, first=False, last=True)
-        + _misplaced(rows, safe, targets.offsets, first=True, last=False)
+        + _misplaced(rows, rows.safe_ids, rows.offsets, lead, first=False, last=True)
+        + _misplaced(rows, safe, targets.offsets, np.zeros_like(lead), first=True, last=False)
     )
     eos = rows.context.special_ids["eos"]
     figures["eos_errors"] = _eos_errors(rows, rows.safe_ids, rows.offsets, eos) + _eos_errors(
@@ -63,12 +75,14 @@ def _out_of_order(rows: Rows, ids: npt.NDArray[np.integer], offsets: Int64, span
     return ((wrong > 0) | (count != spans)).astype(np.int64)
 
 
-def _misplaced(rows: Rows, ids: npt.NDArray[np.integer], offsets: Int64, *, first: bool, last: bool) -> Int64:
+def _misplaced(
+    rows: Rows, ids: npt.NDArray[np.integer], offsets: Int64, lead: Int64, *, first: bool, last: bool
+) -> Int64:
     """[rows], 1 where the first id, or the id before EOS, is a sentinel and should not be, or the reverse."""
     is_sentinel = _sentinels(rows, ids) >= 0
-    long_enough = np.diff(offsets) >= 3
+    long_enough = np.diff(offsets) >= 3 + lead
     errors = (~long_enough).astype(np.int64)
-    begin, end = offsets[:-1][long_enough], offsets[1:][long_enough] - 2
+    begin, end = (offsets[:-1] + lead)[long_enough], offsets[1:][long_enough] - 2
     errors[long_enough] = (is_sentinel[begin] != first) | (is_sentinel[end] != last)
     return errors
 

@@ -1,0 +1,122 @@
+"""Gates on draws: shares against their probabilities, and places against the law by which they are drawn.
+
+A gate fails only if the deviation is both improbable and larger than an effect floor: a good dataset passes at any
+size, and a huge one is not failed for a deviation of no consequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from transforms.gates.gate import Evidence, Gate, show_command
+from transforms.gates.masks import FALSE_ALARM
+from transforms.statistics.masks import FIXED_POINT
+from transforms.statistics.significance import (
+    chi_square_quantile,
+    chi_square_tail,
+    detectable_proportion,
+    proportion_tail,
+)
+
+SHARE_FLOOR = 0.005
+"""Smallest deviation of a share that fails: half a percentage point."""
+
+PLACE_FLOOR = 0.02
+"""Smallest total variation distance of places from their law that fails."""
+
+_LEAST_EXPECTED = 50
+"""Neighbouring bins are joined until each expects this many, so that chi-square's far tail can be trusted."""
+
+
+class Share(NamedTuple):
+    """So many of n, where each is drawn alone; `probability` is the mean of theirs (Hoeffding 1963, theorem 1)."""
+
+    hits: int
+    n: int
+    probability: float
+
+    @property
+    def effect(self) -> float:
+        """Deviation of the share."""
+        return abs(self.hits / self.n - self.probability) if self.n else 0.0
+
+    def fails(self, level: float, floor: float) -> bool:
+        """True if it is improbable and large, or impossible."""
+        impossible = self.probability in (0.0, 1.0)
+        return proportion_tail(self.hits, self.n, self.probability) < level and (impossible or self.effect > floor)
+
+
+def sources_of(e: Evidence) -> list[str]:
+    """Names of the sources that were seen, in order."""
+    return sorted({group.source for group, _ in e.found.select()})
+
+
+def share_gate(name: str, law: str, shares: Mapping[str, Share], tests: int, floor: float = SHARE_FLOOR) -> Gate:
+    """A gate on a share in all rows, under the empty name, and in each source.
+
+    Args:
+      name: of the gate.
+      law: in words.
+      shares: by source.
+      tests: statistical tests of all gates of the dataset, which share the false-alarm level.
+      floor: smallest deviation that fails.
+    """
+    level, overall = FALSE_ALARM / tests, shares[""]
+    failing = {source: s for source, s in shares.items() if s.fails(level, floor)}
+    where = ", ".join(sorted(filter(None, failing)))
+    share = overall.hits / overall.n if overall.n else 0.0
+    detectable = detectable_proportion(overall.n, overall.probability, level)
+    return Gate(
+        name=name,
+        passed=not failing,
+        expected=f"{overall.probability:.3%} {law}",
+        observed=f"{share:.3%} of {overall.n:,}" + (f"; off in {where}" if where else ""),
+        bound=f"binomial tail ≥ {level:.0e} or deviation ≤ {floor:.1%}; smallest deviation detectable: "
+        f"{detectable:.2%}",
+        n=overall.n,
+        effect=max((s.effect for s in failing.values()), default=overall.effect),
+        command=show_command(),
+    )
+
+
+def places_gate(e: Evidence, name: str, histogram: str, law: str, tests: int, floor: float = PLACE_FLOOR) -> Gate:
+    """Pearson's chi-square of the places in a histogram of `transforms.statistics.places`.
+
+    Each place is drawn by its own row's law, which makes the statistic at most chi-square distributed: with
+    different laws the variance of a bin's count is less than that of a multinomial of their mean.
+    """
+    level = FALSE_ALARM / tests
+    observed = e.found.histogram(histogram)
+    expected = [x / FIXED_POINT for x in e.found.histogram(f"{histogram}_expected")]
+    n = sum(observed)
+    cells = join_cells(observed, expected)
+    statistic, degrees = sum((o - x) ** 2 / x for o, x in cells), len(cells) - 1
+    tail = chi_square_tail(statistic, degrees) if degrees > 0 else 1.0
+    distance = sum(abs(o - x) for o, x in zip(observed, expected, strict=True)) / 2 / n if n else 0.0
+    # A distance of d needs a statistic of at least n · (2d)².
+    detectable = (chi_square_quantile(level, degrees) / n) ** 0.5 / 2 if degrees > 0 else 1.0
+    return Gate(
+        name=name,
+        passed=tail >= level or distance <= floor,
+        expected=law,
+        observed=f"chi-square {statistic:.1f} with {max(degrees, 0)} degrees of freedom, distance {distance:.2%}",
+        bound=f"tail ≥ {level:.0e} or distance ≤ {floor:.0%}; smallest distance detectable: {detectable:.2%}",
+        n=n,
+        effect=distance,
+        command=show_command(),
+    )
+
+
+def join_cells(observed: list[int], expected: list[float]) -> list[tuple[int, float]]:
+    """(observed, expected) of neighbouring bins joined until each expects enough; a small rest joins the last."""
+    cells: list[tuple[int, float]] = []
+    count, mean = 0, 0.0
+    for o, x in zip(observed, expected, strict=True):
+        count, mean = count + o, mean + x
+        if mean >= _LEAST_EXPECTED:
+            cells.append((count, mean))
+            count, mean = 0, 0.0
+    if cells and (count or mean):
+        cells[-1] = (cells[-1][0] + count, cells[-1][1] + mean)
+    return cells

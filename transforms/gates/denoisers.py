@@ -1,0 +1,55 @@
+"""The gate on a mixture of denoisers: each is drawn as often as its rate says."""
+
+from __future__ import annotations
+
+from transforms.gates.gate import Evidence, Gate, show_command
+from transforms.gates.masks import FALSE_ALARM
+from transforms.objectives.denoisers import Denoisers
+from transforms.statistics.significance import detectable_proportion, proportion_tail
+
+SHARE_FLOOR = 0.005
+"""Smallest deviation of a denoiser's share of the rows that fails: half a percentage point."""
+
+
+def denoiser_gates(e: Evidence, denoisers: Denoisers) -> list[Gate]:
+    """One gate on the shares of train rows, in each source and in all.
+
+    Rows draw by their names, so counts are multinomial. Validation rows are left out: every stage has rows of the
+    same documents, which draw the same.
+    """
+    sources = sorted({group.source for group, _ in e.found.select(split="train")})
+    shares = denoisers.shares.tolist()
+    level = FALSE_ALARM / (len(shares) * (len(sources) + 1))
+    off: list[tuple[float, str]] = []
+    for source in (None, *sources):
+        where = {} if source is None else {"source": source}
+        counts = e.found.histogram("denoiser", split="train", **where) or [0] * len(shares)
+        n = sum(counts)
+        for denoiser, count, share in zip(denoisers.members, counts, shares, strict=True):
+            effect = abs(count / n - share) if n else 0.0
+            if effect > SHARE_FLOOR and proportion_tail(count, n, share) < level:
+                text = f"{denoiser.name} {count / n:.2%} in {source or 'all sources'}, {share:.2%} expected"
+                off.append((effect, text))
+    counts = e.found.histogram("denoiser", split="train") or [0] * len(shares)
+    n = sum(counts)
+    detectable = max(detectable_proportion(n, share, level) for share in shares)
+    return [
+        Gate(
+            name="denoiser_shares",
+            passed=not off,
+            expected=", ".join(f"{d.name} {share:.2%}" for d, share in zip(denoisers.members, shares, strict=True)),
+            observed=max(off)[1]
+            if off
+            else ", ".join(f"{d.name} {c / max(1, n):.2%}" for d, c in zip(denoisers.members, counts, strict=True)),
+            bound=f"binomial tail ≥ {level:.0e} or deviation ≤ {SHARE_FLOOR:.1%}; smallest deviation detectable: "
+            f"{detectable:.2%}",
+            n=n,
+            effect=max((effect for effect, _ in off), default=_greatest(counts, shares)),
+            command=show_command(),
+        )
+    ]
+
+
+def _greatest(counts: list[int], shares: list[float]) -> float:
+    n = sum(counts)
+    return max(abs(c / n - p) for c, p in zip(counts, shares, strict=True)) if n else 0.0
