@@ -204,10 +204,9 @@ def show_preview(report: dict[str, Any], console: Console) -> None:
             stages.add_row(*first, str(row["length"]), f"{row['rows']:,}", f"{row['padding']:.1%}")
     console.print(stages)
     numbers = {k: v for k, v in report["objective"].items() if k not in ("kind", "resolved") and v is not None}
-    details = ", ".join(f"{k} {v}" for k, v in numbers.items())
-    console.print(f"\n[bold]{report['objective']['kind']}[/] {escape(details)}", highlight=False)
+    console.print(f"\n[bold]{report['objective']['kind']}[/] {escape(_words(numbers))}", highlight=False)
     for row in report["objective"]["resolved"]:
-        rest = ", ".join(f"{k} {v}" for k, v in row.items() if k != "length")
+        rest = _words({k: v for k, v in row.items() if k != "length"})
         console.print(f"  length {row['length']}: {rest}", highlight=False)
     console.print(
         f"\n{report['blocks']} blocks of {format_count(report['block_tokens'])} tokens; "
@@ -216,6 +215,16 @@ def show_preview(report: dict[str, Any], console: Console) -> None:
     )
     for warning in report["warnings"]:
         console.print(f"[yellow]note[/] {escape(warning)}", highlight=False)
+
+
+def _words(value: Any) -> str:
+    """A parameter or a resolved number for people; of several things, one a line."""
+    if isinstance(value, (list, tuple)):
+        return "".join(f"\n    {_words(item)}" for item in value)
+    if isinstance(value, dict):
+        items = sorted(value.items(), key=lambda item: isinstance(item[1], (list, tuple)))  # lists last
+        return ", ".join(f"{k} {_words(v)}" for k, v in items if v is not None)
+    return str(value)
 
 
 def to_json(report: dict[str, Any]) -> str:

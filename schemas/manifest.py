@@ -22,7 +22,7 @@ class TokenizerRecord(Frozen):
     sha256: str
     vocab_size: int
     special_ids: dict[str, int]
-    """By role: pad, unk, cls, sep, mask, bos, eos, as far as the vocabulary has them."""
+    """By role: pad, unk, cls, sep, mask, bos, eos, fim_prefix …, as far as the vocabulary has them."""
     special_token_ids: list[int]
     """All ids that never stand for text, sentinels included, ascending."""
     sentinel_ids: list[int] = Field(default_factory=list)

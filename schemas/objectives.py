@@ -55,7 +55,7 @@ def parse_objective(value: Any) -> ObjectiveParameters:
     """
     if isinstance(value, ObjectiveParameters):
         return value
-    kinds = ", ".join(known_objectives())
+    kinds = ", ".join(known_objectives()) or "none, before transforms.objectives.registry is imported"
     if not isinstance(value, dict) or "kind" not in value:
         raise PydanticCustomError(
             "objective_without_kind", "an objective is a mapping with a kind: {kinds}", {"kinds": kinds}

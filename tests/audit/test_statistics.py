@@ -13,7 +13,7 @@ from pipelines.audit import ShardMapper, merge_bytes
 from schemas.manifest import read_manifest, read_shards
 from schemas.storage import Location
 from transforms.statistics import Accumulator, Group, HashSample, Measures
-from transforms.statistics.masks import FIXED_POINT, POSITION_BINS
+from transforms.statistics.masks import FIXED_POINT, POSITION_BINS, RUN_PLACES
 
 _HASHES = st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 20), max_size=30)
 
@@ -104,8 +104,8 @@ def test_figures_are_those_a_plain_loop_finds(fixture: str, request: pytest.Fixt
     dataset: Location = request.getfixturevalue(fixture)
     manifest = read_manifest(dataset)
     special, roles = set(manifest.tokenizer.special_token_ids), manifest.tokenizer.special_ids
-    shard = read_shards(dataset).to_pylist()[3]
-    found = Accumulator.from_bytes(ShardMapper(dataset.uri)(3))
+    shard = read_shards(dataset).to_pylist()[INDEX]
+    found = Accumulator.from_bytes(ShardMapper(dataset.uri)(INDEX))
     rows = pq.read_table((dataset / shard["path"]).uri, partitioning=None).to_pylist()
     for source in {r["source"] for r in rows}:
         mine = [r for r in rows if r["source"] == source]
@@ -140,6 +140,17 @@ def test_figures_are_those_a_plain_loop_finds(fixture: str, request: pytest.Fixt
                 places = [p for p, i in enumerate(restored) if i not in special]
                 for p in places:
                     expected[p * POSITION_BINS // len(restored)] += len(r["mask_positions"]) / len(places)
+            behind, by_chance = 0, 0.0
+            for r in mine:
+                masked, labels = set(r["mask_positions"]), dict(zip(r["mask_positions"], r["mask_labels"], strict=True))
+                free = {p for p, i in enumerate(r["input_ids"]) if labels.get(p, i) not in special}
+                m, c, pairs = len(masked), len(free), sum(p - 1 in free for p in free)
+                if m >= RUN_PLACES:
+                    behind += sum(p - 1 in masked for p in masked)
+                    by_chance += pairs * m * (m - 1) / (c * (c - 1))
+            assert found.total("mask_neighbours", source=source) == behind > 0
+            chance = found.total("mask_neighbours_expected", source=source) / FIXED_POINT
+            assert chance == pytest.approx(by_chance, abs=1e-5)
             assert found.histogram("mask_position", source=source) == observed
             fixed = [x / FIXED_POINT for x in found.histogram("mask_position_expected", source=source)]
             assert fixed == pytest.approx(expected, abs=1e-5)

@@ -32,6 +32,7 @@ def sources(corpus: Path) -> list[dict[str, object]]:
 
 def read_texts(job: Path) -> list[str]:
     """Every document of the job, as the pipeline reads it."""
+    import transforms.objectives.registry  # noqa: F401  a job file names an objective
     from schemas.jobfile import load_job
     from transforms.inputs import cut_ranges, find_inputs
     from transforms.read import read_records

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from transforms.gates.gate import Evidence, Gate, show_command
-from transforms.gates.masks import FALSE_ALARM
 from transforms.statistics.masks import FIXED_POINT
 from transforms.statistics.significance import (
     chi_square_quantile,
@@ -24,6 +23,9 @@ SHARE_FLOOR = 0.005
 
 PLACE_FLOOR = 0.02
 """Smallest total variation distance of places from their law that fails."""
+
+FALSE_ALARM = 1e-6
+"""Probability that any statistical gate fails on a good dataset, all of them together."""
 
 _LEAST_EXPECTED = 50
 """Neighbouring bins are joined until each expects this many, so that chi-square's far tail can be trusted."""

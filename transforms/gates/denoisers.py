@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from transforms.gates.chance import FALSE_ALARM
 from transforms.gates.gate import Evidence, Gate, show_command
-from transforms.gates.masks import FALSE_ALARM
 from transforms.objectives.denoisers import Denoisers
 from transforms.statistics.significance import detectable_proportion, proportion_tail
 

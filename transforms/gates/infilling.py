@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from transforms.gates.chance import FALSE_ALARM
 from transforms.gates.gate import Evidence, Gate, show_command
-from transforms.gates.masks import FALSE_ALARM
 from transforms.statistics.infilling import FIXED_POINT
 
 FLOOR = 0.05

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from transforms.gates.chance import FALSE_ALARM, join_cells
 from transforms.gates.gate import Evidence, Gate, show_command
 from transforms.objectives.masking import MaskingParameters
 from transforms.objectives.selection import ngram_law, span_length_law
@@ -20,9 +21,6 @@ from transforms.statistics.significance import (
     detectable_proportion,
     proportion_tail,
 )
-
-FALSE_ALARM = 1e-6
-"""Probability that any statistical gate fails on a good dataset, all of them together."""
 
 REPLACEMENT_FLOOR = 0.002
 """Smallest deviation of a share of masked places that fails: 0.2 percentage points."""
@@ -43,9 +41,6 @@ RUNS_FLOOR = 0.02
 
 LEAST_OF_RUNS = 0.4
 """Of the share that n-grams and spans add to it by their law, the part that rows have at least."""
-
-_LEAST_EXPECTED = 50
-"""Neighbouring bins are joined until each expects this many, so that chi-square's far tail can be trusted."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +185,7 @@ def _uniformity(e: Evidence, level: float) -> Gate:
     observed = e.found.histogram("mask_position")
     expected = [x / FIXED_POINT for x in e.found.histogram("mask_position_expected")]
     n = sum(observed)
-    cells = _join_cells(observed, expected)
+    cells = join_cells(observed, expected)
     statistic = sum((o - x) ** 2 / x for o, x in cells)
     degrees = len(cells) - 1
     statistic /= _clustering(e)
@@ -245,17 +240,3 @@ def _runs(e: Evidence, level: float) -> Gate:
         effect=max(deviation, 0.0),
         command=show_command(),
     )
-
-
-def _join_cells(observed: list[int], expected: list[float]) -> list[tuple[int, float]]:
-    """(observed, expected) of neighbouring bins joined until each expects enough; a small rest joins the last."""
-    cells: list[tuple[int, float]] = []
-    count, mean = 0, 0.0
-    for o, x in zip(observed, expected, strict=True):
-        count, mean = count + o, mean + x
-        if mean >= _LEAST_EXPECTED:
-            cells.append((count, mean))
-            count, mean = 0, 0.0
-    if cells and (count or mean):
-        cells[-1] = (cells[-1][0] + count, cells[-1][1] + mean)
-    return cells

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from transforms.gates.chance import FALSE_ALARM
 from transforms.gates.gate import Evidence, Gate, show_command
-from transforms.gates.masks import FALSE_ALARM
 from transforms.statistics.significance import detectable_proportion, proportion_tail
 
 LABEL_FLOOR = 0.005

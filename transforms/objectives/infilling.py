@@ -31,7 +31,7 @@ from transforms.objectives.drawing import Drawing, Mark
 from transforms.objectives.layout import Layout, document_rows, full_rows
 from transforms.objectives.poisson_spans import drawn_lengths, fitted, mask_budget, place
 from transforms.objectives.sentence_order import Pieces
-from transforms.ragged import Int64, Ragged, concatenate, offsets_of
+from transforms.ragged import Int64, Ragged, concatenate, offsets_of, tiles
 from transforms.statistics.infilling import INFILLING_LAWS, measure_infilling
 from transforms.vocabulary import Vocabulary
 
@@ -110,15 +110,10 @@ class InfillingObjective(Objective):
         pieces = Pieces.of(documents, layout)
         if self.parameters.permute_sentences:
             pieces = pieces.sentences(documents)
-        inputs, begin = [], 0
-        tokens = layout.row_tokens
-        while begin < len(layout):
-            # As many rows as fit the tile at the width of the longest of them, the last.
-            near = tokens[begin : begin + max(1, _TILE_POSITIONS // int(tokens[begin]))]
-            fit = np.searchsorted(near * np.arange(1, len(near) + 1), _TILE_POSITIONS, side="right")
-            stop = begin + max(1, int(fit))
-            inputs.append(self._corrupt(documents.ids, pieces.rows(begin, stop), names[begin:stop], seed))
-            begin = stop
+        inputs = [
+            self._corrupt(documents.ids, pieces.rows(some.start, some.stop), names[some], seed)
+            for some in tiles(layout.row_tokens, _TILE_POSITIONS)
+        ]
         return Examples(
             input_ids=concatenate(inputs, np.int32), lists={"target_ids": targets}, **layout.provenance(documents)
         )
