@@ -91,6 +91,7 @@ def tokenize(run: Run, vocabulary: Vocabulary) -> Sidecars:
     """
     began = time.monotonic()
     ranges, todo, sidecars = finished_sidecars(run, vocabulary.sha256)
+    _remove_ranges(run.output)
     if todo:
         for piece in todo:  # so that counting sidecars counts finished work
             sidecar_location(run.store, piece.source, "train", piece.part).remove()
@@ -126,11 +127,15 @@ def tokenize(run: Run, vocabulary: Vocabulary) -> Sidecars:
     return sidecars
 
 
-def _write_ranges(output: Location, ranges: list[InputRange]) -> str:
-    """Write the table the workers read their ranges from; those of killed runs go, since this run holds the lock."""
+def _remove_ranges(output: Location) -> None:
+    """Delete the tables of ranges that killed runs left behind; this run holds the lock."""
     for file in output.files():
         if "/.ranges-" in file.uri:
             Location(file.uri).remove()
+
+
+def _write_ranges(output: Location, ranges: list[InputRange]) -> str:
+    """Write the table the workers read their ranges from."""
     rows = [r.model_dump() for r in ranges]
     place = output / f".ranges-{fingerprint(rows)}.parquet"
     with atomic_output(place) as sink:

@@ -6,9 +6,10 @@ only deals out block numbers.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -137,16 +138,9 @@ def _read_documents(store: Location, split: Split, slices: pa.Table, job: Job) -
     columns += ["sentence_ends"] if job.objective.reads_sentences else []
     columns += ["target_ids"] if job.objective.reads_pairs else []
     for source, copy in sorted({(r["source"], r["copy"]) for r in rows}):
-        tables = []
-        for row in rows:
-            if (row["source"], row["copy"]) == (source, copy):
-                place = part_location(store, source, split, row["part"])
-                chunk = _read_chunk(place, row["row_group"], columns)
-                sizes = [pc.list_value_length(chunk[c]).to_numpy() for c in ("ids", "target_ids") if c in columns]
-                first_tokens = offsets_of(np.sum(sizes, axis=0, dtype=np.int64))[:-1]
-                # A document belongs to the slice that holds its first token.
-                first, last = np.searchsorted(first_tokens, [row["token_begin"], row["token_end"]]).tolist()
-                tables.append(chunk.slice(first, last - first))
+        with contextlib.ExitStack() as stack:
+            parts = _Parts(store, source, split, columns, stack)
+            tables = [parts.slice(row) for row in rows if (row["source"], row["copy"]) == (source, copy)]
         table = pa.concat_tables(tables)
         if table.num_rows:
             keys = table["doc_key"].to_numpy()
@@ -164,18 +158,36 @@ def _read_documents(store: Location, split: Split, slices: pa.Table, job: Job) -
             )
 
 
-def _read_chunk(place: Location, row_group: int, columns: list[str]) -> pa.Table:
-    try:
-        with place.open_input() as file:
-            parquet = pq.ParquetFile(file, page_checksum_verification=True)
-            return parquet.read_row_group(row_group, columns=columns, use_threads=False)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            "A part of the token store is damaged",
-            where=f"{place}, row group {row_group}",
-            got=str(error),
-            remedy="Delete the part and run again; it is tokenized anew",
-        ) from error
+@dataclass
+class _Parts:
+    """Reads slices of one source's parts, each opened once."""
+
+    store: Location
+    source: str
+    split: Split
+    columns: list[str]
+    stack: contextlib.ExitStack
+    files: dict[int, pq.ParquetFile] = field(default_factory=dict)
+
+    def slice(self, row: dict[str, Any]) -> pa.Table:
+        """The documents of a row of the plan: those whose first token lies in its slice of the chunk."""
+        place = part_location(self.store, self.source, self.split, row["part"])
+        try:
+            if row["part"] not in self.files:
+                file = self.stack.enter_context(place.open_input())
+                self.files[row["part"]] = pq.ParquetFile(file, page_checksum_verification=True)
+            chunk = self.files[row["part"]].read_row_group(row["row_group"], columns=self.columns, use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(
+                "A part of the token store is damaged",
+                where=f"{place}, row group {row['row_group']}",
+                got=str(error),
+                remedy="Delete the part and run again; it is tokenized anew",
+            ) from error
+        sizes = [pc.list_value_length(chunk[c]).to_numpy() for c in ("ids", "target_ids") if c in self.columns]
+        first_tokens = offsets_of(np.sum(sizes, axis=0, dtype=np.int64))[:-1]
+        first, last = np.searchsorted(first_tokens, [row["token_begin"], row["token_end"]]).tolist()
+        return chunk.slice(first, last - first)
 
 
 def _part_sha256(store: Location, source: str, split: Split, part: int) -> str:

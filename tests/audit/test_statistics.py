@@ -97,15 +97,16 @@ def test_any_split_into_bundles_gives_the_same_bytes(mlm_dataset: Location) -> N
     assert parts[0] == one_by_one
 
 
+@pytest.mark.parametrize("index", [3, 8])
 @pytest.mark.parametrize("fixture", ["mlm_dataset", "causal_dataset"])
-def test_figures_are_those_a_plain_loop_finds(fixture: str, request: pytest.FixtureRequest) -> None:
+def test_figures_are_those_a_plain_loop_finds(fixture: str, index: int, request: pytest.FixtureRequest) -> None:
     import pyarrow.parquet as pq
 
     dataset: Location = request.getfixturevalue(fixture)
     manifest = read_manifest(dataset)
     special, roles = set(manifest.tokenizer.special_token_ids), manifest.tokenizer.special_ids
-    shard = read_shards(dataset).to_pylist()[INDEX]
-    found = Accumulator.from_bytes(ShardMapper(dataset.uri)(INDEX))
+    shard = read_shards(dataset).to_pylist()[index]
+    found = Accumulator.from_bytes(ShardMapper(dataset.uri)(index))
     rows = pq.read_table((dataset / shard["path"]).uri, partitioning=None).to_pylist()
     for source in {r["source"] for r in rows}:
         mine = [r for r in rows if r["source"] == source]
@@ -142,13 +143,17 @@ def test_figures_are_those_a_plain_loop_finds(fixture: str, request: pytest.Fixt
                     expected[p * POSITION_BINS // len(restored)] += len(r["mask_positions"]) / len(places)
             behind, by_chance = 0, 0.0
             for r in mine:
-                masked, labels = set(r["mask_positions"]), dict(zip(r["mask_positions"], r["mask_labels"], strict=True))
+                masked, labels = (
+                    set(r["mask_positions"]),
+                    dict(zip(r["mask_positions"], r["mask_labels"], strict=True)),
+                )
                 free = {p for p, i in enumerate(r["input_ids"]) if labels.get(p, i) not in special}
                 m, c, pairs = len(masked), len(free), sum(p - 1 in free for p in free)
                 if m >= RUN_PLACES:
                     behind += sum(p - 1 in masked for p in masked)
                     by_chance += pairs * m * (m - 1) / (c * (c - 1))
-            assert found.total("mask_neighbours", source=source) == behind > 0
+            assert found.total("mask_neighbours", source=source) == behind
+            assert behind > 0 or shard["length"] < 64, "no row is long enough to be judged"
             chance = found.total("mask_neighbours_expected", source=source) / FIXED_POINT
             assert chance == pytest.approx(by_chance, abs=1e-5)
             assert found.histogram("mask_position", source=source) == observed
