@@ -16,9 +16,15 @@ from schemas.manifest import read_shards
 from schemas.objectives import ObjectiveParameters
 from schemas.storage import Location
 from transforms.objectives.causal import Causal
+from transforms.objectives.fim import Fim
+from transforms.objectives.infilling import Infilling
 from transforms.objectives.mlm import Mlm
+from transforms.objectives.prefix_lm import PrefixLm
 from transforms.objectives.replaced_token import ReplacedToken
+from transforms.objectives.sentence_pair import SentencePair
+from transforms.objectives.seq2seq import Seq2Seq
 from transforms.objectives.span_corruption import SpanCorruption
+from transforms.objectives.ul2 import Ul2
 
 OBJECTIVES = [
     Mlm(),
@@ -43,6 +49,17 @@ OBJECTIVES = [
     SpanCorruption(),
     SpanCorruption(noise_density=0.4, mean_noise_span_length=5),
     SpanCorruption(pack="full"),
+    SentencePair(),
+    SentencePair(task="sop", selection="ngram", whole_word=True),
+    PrefixLm(),
+    PrefixLm(pack="concat"),
+    Fim(),
+    Ul2(),
+    Ul2(pack="full", mode_tokens="never"),
+    Infilling(),
+    Infilling(pack="full", permute_sentences=0),
+    Seq2Seq(),
+    Seq2Seq(on_long="truncate"),
 ]
 
 
