@@ -119,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     common.dataset(shown)
     shown.add_argument("-n", type=int, default=3, metavar="N", help="how many (default 3)")
     shown.add_argument("--split", default="train", help="train or validation (default train)")
-    shown.add_argument("--stage", type=int, help="number of the stage")
+    shown.add_argument("--stage", help="number or name of the stage")
     shown.add_argument("--length", type=int, help="length bucket")
     common.dataset(add("verify", _verify, "check every checksum and row count", "shardmill verify out/bert-small"))
     add("schema", _schema, "print the JSON Schema of job files", "shardmill schema > job.schema.json")
