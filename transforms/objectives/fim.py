@@ -176,7 +176,7 @@ class FimObjective(Objective):
             if i:
                 marks.append(Mark("boundary", place, place, note=f"document {key:016x} from token {offset}"))
             stop = place + count + (3 if ids[place : place + 1] == [roles.get("fim_prefix")] else 0)
-            found = [p for p in range(place, min(stop, len(ids))) if ids[p] in kinds]
+            found = [p for p in range(max(place, 0), min(stop, len(ids))) if ids[p] in kinds]
             for p, end in pairwise([*found, stop]):
                 marks.append(Mark(kinds[ids[p]], p + 1, end))
             place = stop + (ids[stop : stop + 1] == [roles.get("eos")])
