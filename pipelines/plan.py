@@ -15,6 +15,7 @@ from pipelines.run import Run
 from pipelines.tokenize import Sidecars, finished_sidecars
 from schemas.counts import format_count
 from schemas.plan import Plan, StagePlan, write_plan
+from transforms.buckets import Padding, padding
 from transforms.estimate import estimate_source
 from transforms.mixture import effective_tokens, mix
 from transforms.objectives.base import Objective
@@ -91,9 +92,11 @@ def preview(run: Run) -> dict[str, Any]:
                 "stage": stage.name,
                 "tokens": stage.total_tokens,
                 "sources": stage.tokens,
-                "lengths": _predict_lengths(objective, stage, available),
+                "lengths": _bucket_lines(predicted),
+                "padding": predicted.share,
+                "speed_up": predicted.speed_up,
             }
-            for stage in stages
+            for stage, predicted in ((s, _predict_lengths(objective, s, available)) for s in stages)
         ],
         "objective": resolved,
         "total_tokens": total,
@@ -153,28 +156,25 @@ def read_tokenizer(run: Run) -> bytes | None:
     return place.read_bytes() if place.info() else None
 
 
-def _predict_lengths(
-    objective: Objective, stage: StagePlan, available: dict[str, _Available]
-) -> list[dict[str, Any]]:
-    """Expected rows and padding of each bucket of a stage, from the histograms of document lengths."""
-    rows = np.zeros(len(stage.lengths))
-    tokens = np.zeros(len(stage.lengths))
+def _predict_lengths(objective: Objective, stage: StagePlan, available: dict[str, _Available]) -> Padding:
+    """Expected rows and padding of a stage's buckets, from the histograms of document lengths."""
+    lengths, counts = [], []
     for name, wanted in stage.tokens.items():
         have = available[name]
         histogram = have.lengths or {stage.lengths[-1] - 2: max(1, have.tokens // max(1, stage.lengths[-1] - 2))}
         documents = np.array(sorted(histogram.items()), dtype=np.int64).reshape(-1, 2)
         length, count = objective.row_lengths(documents[:, 0], documents[:, 1], lengths=stage.lengths)
-        scale = wanted / max(1, int((documents[:, 0] * documents[:, 1]).sum()))
-        bucket = np.searchsorted(np.array(stage.lengths), length)
-        rows += np.bincount(bucket, weights=count * scale, minlength=len(rows))
-        tokens += np.bincount(bucket, weights=count * length * scale, minlength=len(rows))
+        lengths.append(length)
+        counts.append(count * (wanted / max(1, int((documents[:, 0] * documents[:, 1]).sum()))))
+    return padding(np.concatenate(lengths), np.concatenate(counts), stage.lengths)
+
+
+def _bucket_lines(predicted: Padding) -> list[dict[str, Any]]:
     return [
-        {
-            "length": edge,
-            "rows": round(float(rows[i])),
-            "padding": float(1 - tokens[i] / (rows[i] * edge)) if rows[i] else 0.0,
-        }
-        for i, edge in enumerate(stage.lengths)
+        {"length": length, "rows": round(rows), "padding": share}
+        for length, rows, share in zip(
+            predicted.edges.tolist(), predicted.rows.tolist(), predicted.shares.tolist(), strict=True
+        )
     ]
 
 
@@ -196,12 +196,18 @@ def show_preview(report: dict[str, Any], console: Console) -> None:
     table.add_row("all", "", "", format_count(report["total_tokens"]), "", "", style="bold")
     console.print(table)
     stages = Table(title="\nStages", title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for heading in ("stage", "tokens", "length", "rows", "padding"):
-        stages.add_column(heading, justify="left" if heading == "stage" else "right")
+    for heading in ("stage", "tokens", "length", "rows", "padding", ""):
+        stages.add_column(heading, justify="left" if heading in ("stage", "") else "right")
     for stage in report["stages"]:
         for i, row in enumerate(stage["lengths"]):
             first = (escape(stage["stage"]), format_count(stage["tokens"])) if i == 0 else ("", "")
-            stages.add_row(*first, str(row["length"]), f"{row['rows']:,}", f"{row['padding']:.1%}")
+            stages.add_row(*first, str(row["length"]), f"{row['rows']:,}", f"{row['padding']:.1%}", "")
+        if len(stage["lengths"]) > 1:
+            rows, saving = (
+                sum(row["rows"] for row in stage["lengths"]),
+                f"[dim]{stage['speed_up']:.2f}× one bucket[/]",
+            )
+            stages.add_row("", "", "all", f"{rows:,}", f"{stage['padding']:.1%}", saving)
     console.print(stages)
     numbers = {k: v for k, v in report["objective"].items() if k not in ("kind", "resolved") and v is not None}
     console.print(f"\n[bold]{report['objective']['kind']}[/] {escape(_words(numbers))}", highlight=False)

@@ -73,7 +73,7 @@ def plan_fingerprint(job: Job, dataset: str) -> str:
             "mixture": job.mixture.model_dump(),
             "budget": job.budget.model_dump(),
             "block_tokens": job.limits.block_tokens,
-            "sources": {s.name: [s.weight, s.max_epochs] for s in job.sources},
+            "sources": {s.name: [s.weight, s.max_epochs, s.epochs] for s in job.sources},
             "curriculum": [s.model_dump() for s in job.curriculum],
         }
     )

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from schemas.base import Count, Frozen, Share
 from schemas.gates import GATES
+from schemas.mixture import Budget, Mixture
 from schemas.objectives import Objective, parse_objective
 from schemas.source import Name, Source, Weight
 
@@ -68,30 +69,6 @@ class TokenizerSpec(Frozen):
     def _one_of(self) -> TokenizerSpec:
         if (self.file is None) == (self.train is None):
             raise ValueError("give exactly one of `file` and `train`")
-        return self
-
-
-class Mixture(Frozen):
-    """How the sources' shares of the tokens are found."""
-
-    policy: Literal["weights"] = "weights"
-    """`weights`: the shares are the sources' weights, normalised."""
-    on_shortfall: Literal["error", "shrink", "rebalance"] = "error"
-    """When `max_epochs` binds: stop, make the budget smaller, or move the shares to other sources."""
-
-
-class Budget(Frozen):
-    """How many tokens of the train split the dataset holds, corpus tokens without special tokens."""
-
-    tokens: Count | None = None
-    """Absolute number."""
-    epochs: Annotated[float, Field(gt=0)] | None = None
-    """Multiple of the tokens available in all sources together."""
-
-    @model_validator(mode="after")
-    def _one_of(self) -> Budget:
-        if (self.tokens is None) == (self.epochs is None):
-            raise ValueError("give exactly one of `tokens` and `epochs`")
         return self
 
 
@@ -187,6 +164,7 @@ class Job(Frozen):
             raise ValueError(f"sources: weight given for some sources but not for {', '.join(missing)}")
         if all(given) and not any(s.weight for s in self.sources):
             raise ValueError("sources: all weights are zero; give at least one source a positive weight")
+        self._check_policy()
         stages = [s.stage for s in self.curriculum]
         if repeated := sorted({n for n in stages if stages.count(n) > 1}):
             raise ValueError(f"curriculum: two stages are named {repeated[0]!r}; names must be unique")
@@ -224,6 +202,29 @@ class Job(Frozen):
                     f"{self.objective.kind} reads documents; give `text` in place of both, or choose an objective of "
                     "pairs such as seq2seq"
                 )
+
+    def _check_policy(self) -> None:
+        """Weights, passes and the budget belong to policies."""
+        policy = self.mixture.policy
+        if policy != "weights" and any(s.weight is not None for s in self.sources):
+            raise ValueError(
+                f"sources: weights are for mixture policy: weights, got policy: {policy}; leave them out"
+            )
+        if policy != "epochs":
+            if given := [s.name for s in self.sources if s.epochs is not None]:
+                raise ValueError(
+                    f"sources: `epochs` of {given[0]!r} is for mixture policy: epochs, got policy: {policy}; "
+                    "`max_epochs` bounds the passes under other policies"
+                )
+            return
+        if lacking := [s.name for s in self.sources if s.epochs is None]:
+            raise ValueError(
+                f"sources: mixture policy: epochs needs `epochs` of every source; {lacking[0]!r} has none"
+            )
+        if not any(s.epochs for s in self.sources):
+            raise ValueError("sources: all `epochs` are zero; give at least one source a positive number of passes")
+        if "budget" in self.model_fields_set:
+            raise ValueError("budget: under mixture policy: epochs the budget follows from the passes; leave it out")
 
     @property
     def planned_without_data(self) -> bool:

@@ -74,6 +74,8 @@ class Source(Frozen):
     """Share of the training tokens; omit all weights to mix in proportion to the tokens available."""
     max_epochs: Annotated[float, Field(gt=0)] | None = None
     """Most passes over this source."""
+    epochs: Annotated[float, Field(ge=0)] | None = None
+    """Passes over this source, for `mixture: {policy: epochs}`; tokens and budget follow."""
     tokens: Count | None = None
     """Tokens available, in place of `files`, to plan without data."""
 

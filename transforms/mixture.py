@@ -13,6 +13,7 @@ from schemas.counts import format_count
 from schemas.errors import DataError, RequestError
 from schemas.job import Job
 from schemas.plan import StagePlan
+from transforms import policies
 
 
 def normalised_weights(job: Job, available: dict[str, int]) -> dict[str, Fraction]:
@@ -52,10 +53,10 @@ def mix(job: Job, available: dict[str, int]) -> tuple[list[StagePlan], list[str]
       RequestError: a cap makes the budget impossible and `on_shortfall` is `error`.
       DataError: a source with a weight has no training tokens.
     """
+    policies.require_tokens(available)
+    budget, shares = _by_policy(job, available)
     weights = [
-        _normalise({n: Fraction(repr(w)) for n, w in stage.mixture.items()})
-        if stage.mixture is not None
-        else normalised_weights(job, available)
+        _normalise({n: Fraction(repr(w)) for n, w in stage.mixture.items()}) if stage.mixture is not None else shares
         for stage in job.curriculum
     ]
     for name in sorted({n for w in weights for n, share in w.items() if share and not available.get(n)}):
@@ -70,7 +71,6 @@ def mix(job: Job, available: dict[str, int]) -> tuple[list[StagePlan], list[str]
         for s in job.sources
         if s.name in available
     }
-    budget = _budget(job, available)
     tokens = _stage_tokens(job, weights, budget)
     _refuse_nothing(job, available, budget, tokens)
     warnings: list[str] = []
@@ -133,14 +133,7 @@ def _normalise(weights: dict[str, Fraction]) -> dict[str, Fraction]:
 
 
 def _refuse_nothing(job: Job, available: dict[str, int], budget: int, tokens: list[dict[str, int]]) -> None:
-    """Refuse a plan without tokens, or a stage without any."""
-    if not any(available.values()):
-        raise DataError(
-            "No source has training tokens",
-            where="the token store",
-            expected="at least one document in the train split",
-            remedy="Give more files, or a smaller validation share",
-        )
+    """Refuse a stage without tokens."""
     for stage, taken in zip(job.curriculum, tokens, strict=True):
         if not _total(taken):
             raise RequestError(
@@ -156,10 +149,38 @@ def _fractions(counts: dict[str, int]) -> dict[str, Fraction]:
     return {name: Fraction(count) for name, count in counts.items()}
 
 
-def _budget(job: Job, available: dict[str, int]) -> int:
-    if job.budget.tokens is not None:
-        return job.budget.tokens
-    return int(Fraction(repr(job.budget.epochs)) * sum(available.values()))
+def _by_policy(job: Job, available: dict[str, int]) -> tuple[int, dict[str, Fraction]]:
+    """The budget in tokens, and the shares of stages without a mixture of their own."""
+    budget = job.budget.tokens
+    if budget is None:
+        budget = int(Fraction(repr(job.budget.epochs)) * sum(available.values()))
+    mixture = job.mixture
+    if mixture.policy == "weights":
+        return budget, normalised_weights(job, available)
+    if mixture.policy == "temperature":
+        assert mixture.temperature is not None
+        maximum = dict.fromkeys(available, mixture.max_tokens) if mixture.max_tokens is not None else {}
+        return budget, policies.temperature(available, mixture.temperature, maximum)
+    if mixture.policy == "unimax":
+        assert mixture.max_epochs is not None
+        allocation = policies.unimax(available, budget, mixture.max_epochs)
+        if allocation.unmet and mixture.on_shortfall == "error":
+            raise _more_than_all(budget, int(budget - allocation.unmet), mixture.max_epochs)
+        return int(budget - allocation.unmet), allocation.shares
+    if mixture.policy == "epochs":
+        allocation = policies.epochs(available, {s.name: s.epochs or 0.0 for s in job.sources if s.name in available})
+        return int(sum(allocation.tokens.values())), allocation.shares
+    return budget, policies.proportional(available)
+
+
+def _more_than_all(budget: int, most: int, passes: float) -> RequestError:
+    return RequestError(
+        "The budget needs more passes over the sources than mixture.max_epochs allows",
+        where="budget, mixture",
+        expected=f"at most {most:,} tokens, {passes:g} passes over every source",
+        got=f"{budget:,} tokens",
+        remedy=f"Lower the budget to {most:,} tokens (or set on_shortfall: shrink), or raise mixture.max_epochs",
+    )
 
 
 def _stage_tokens(job: Job, weights: list[dict[str, Fraction]], budget: int) -> list[dict[str, int]]:

@@ -259,3 +259,74 @@ def test_repeated_tokens_are_worth_what_the_paper_says() -> None:
     repeats = 15.387756
     assert (effective_tokens((1 + repeats) * 1e9, 1e9) - 1e9) / (repeats * 1e9) == pytest.approx(1 - 1 / math.e)
     assert effective_tokens(7.0, 0) == 7.0
+
+
+def policy_job(mixture: dict[str, Any], epochs: dict[str, float] | None = None, **changes: Any) -> Job:
+    sources = [{"name": n, "files": [n], "epochs": (epochs or {}).get(n)} for n in ("big", "mid", "small")]
+    return job(sources=sources, mixture=mixture, **changes)
+
+
+AVAILABLE = {"big": 16_000, "mid": 4_000, "small": 1_000}
+
+
+def test_temperature_flattens_and_a_maximum_makes_a_large_source_count_less() -> None:
+    made = policy_job({"policy": "temperature", "temperature": 2}, budget={"tokens": 7_000})
+    # Square roots are 4 : 2 : 1 by hand, of 16 : 4 : 1.
+    assert taken(made, AVAILABLE) == {"big": 4_000, "mid": 2_000, "small": 1_000}
+    mixture = {"policy": "temperature", "temperature": 2, "max_tokens": 4_000}
+    assert taken(policy_job(mixture, budget={"tokens": 5_000}), AVAILABLE) == {
+        "big": 2_000,
+        "mid": 2_000,
+        "small": 1_000,
+    }
+
+
+def test_unimax_is_even_up_to_its_passes_and_says_or_shrinks_where_all_are_used_up() -> None:
+    mixture = {"policy": "unimax", "max_epochs": 2}
+    made = policy_job(mixture, budget={"tokens": 18_000})
+    assert taken(made, AVAILABLE) == {"small": 2_000, "mid": 8_000, "big": 8_000}
+    with pytest.raises(RequestError, match="42,000") as caught:
+        mix(policy_job(mixture, budget={"tokens": 50_000}), AVAILABLE)
+    assert "shrink" in caught.value.paragraph()
+    shrunk = policy_job({**mixture, "on_shortfall": "shrink"}, budget={"tokens": 50_000})
+    assert taken(shrunk, AVAILABLE) == {"small": 2_000, "mid": 8_000, "big": 32_000}
+
+
+def test_passes_give_tokens_and_budget_and_stages_divide_them() -> None:
+    stages = [{"stage": "p", "share": 0.25, "lengths": [8]}, {"stage": "q", "share": 0.75, "lengths": [8]}]
+    made = policy_job({"policy": "epochs"}, {"big": 0.5, "mid": 3.4, "small": 0}, curriculum=stages)
+    assert taken(made, AVAILABLE) == {"big": 8_000, "mid": 13_600}
+    found, _ = mix(made, AVAILABLE)
+    assert [s.total_tokens for s in found] == [5_400, 16_200]
+
+
+def test_proportional_takes_every_source_alike() -> None:
+    assert taken(policy_job({"policy": "proportional"}, budget={"epochs": 0.5}), AVAILABLE) == {
+        name: count // 2 for name, count in AVAILABLE.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("mixture", "changes", "says"),
+    [
+        ({"policy": "temperature"}, {}, "needs `temperature`"),
+        ({"policy": "temperature", "temperature": 0}, {}, "greater than or equal to 0.01"),
+        ({"policy": "unimax"}, {}, "needs `max_epochs`"),
+        ({"temperature": 2}, {}, "is for policy: temperature"),
+        ({"policy": "epochs"}, {}, "needs `epochs` of every source"),
+        ({"policy": "epochs"}, {"epochs": {"big": 1, "mid": 1, "small": 1}, "budget": {"tokens": 5}}, "leave it out"),
+        ({"policy": "epochs"}, {"epochs": {"big": 0, "mid": 0, "small": 0}}, "are zero"),
+        ({"policy": "unimax", "max_epochs": 1}, {"epochs": {"big": 1}}, "is for mixture policy: epochs"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_policy_without_its_figures_or_with_those_of_another_is_refused(
+    mixture: dict[str, Any], changes: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ValueError, match=says):
+        policy_job(mixture, **changes)
+
+
+def test_weights_beside_another_policy_are_refused() -> None:
+    with pytest.raises(ValueError, match="weights are for mixture policy: weights"):
+        job(sources=[{"name": "a", "files": ["a"], "weight": 1}], mixture={"policy": "proportional"})
