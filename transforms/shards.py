@@ -44,7 +44,8 @@ def bucket_tables(table: pa.Table, lengths: list[int], seed: int) -> Iterator[tu
     bucket = np.searchsorted(np.array(lengths), table["length"].to_numpy(), side="left")
     first = pc.list_element(table["doc_keys"], 0).to_numpy()
     offset = pc.list_element(table["doc_offsets"], 0).to_numpy()
-    order = draw(seed, "row", first, offset, table["copy"].to_numpy())
+    # Not the draw that names rows for their objective: what that decides would stand sorted in the shard.
+    order = draw(seed, "shuffle", first, offset, table["copy"].to_numpy())
     for i, length in enumerate(lengths):
         rows = np.flatnonzero(bucket == i)
         if len(rows):

@@ -22,6 +22,7 @@ from schemas.tables import ROW_GROUP_TOKENS, SHARDS, read_fingerprint
 from transforms.objectives.causal import Causal
 from transforms.objectives.mlm import Mlm
 from transforms.objectives.registry import objective_for, schema_of
+from transforms.objectives.sentence_pair import SentencePair
 from transforms.ragged import Ragged
 from transforms.shards import ShardName, bucket_tables, row_group_rows, write_shard
 
@@ -88,6 +89,18 @@ def test_rows_are_shuffled_and_the_seed_decides() -> None:
     half = set(order(0)[:200])
     from_a = sum(k[0] in half for k in table["doc_keys"].to_pylist()[:200])
     assert 60 < from_a < 140, "the sources are not mixed"  # 100 expected, standard deviation 5
+
+
+def test_what_rows_drew_by_their_names_does_not_stand_sorted_in_the_shard() -> None:
+    """Fails if short pairs, which are short by the draw that names them, would be a shard's first rows."""
+    documents = corpus([[6 + n % 50] * 2000 for n in range(20)], ends=[list(range(5, 2001, 5))] * 20)
+    objective = objective_for(SentencePair(task="sop", swap_prob=0, short_sequence_rate=0.5), vocabulary())
+    made = objective.build(documents, lengths=[64], seed=0)
+    ((_, rows),) = bucket_tables(made.to_table(objective.columns, "a"), [64], 0)
+    short = rows["length"].to_numpy() < 50
+    places = np.flatnonzero(short) / len(short)
+    assert short.sum() > 200
+    assert abs(places.mean() - 0.5) < 5 / (12 * short.sum()) ** 0.5
 
 
 @cases(400)
