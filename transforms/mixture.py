@@ -54,7 +54,7 @@ def mix(job: Job, available: dict[str, int]) -> tuple[list[StagePlan], list[str]
       DataError: a source with a weight has no training tokens.
     """
     policies.require_tokens(available)
-    budget, shares = _by_policy(job, available)
+    budget, shares, warnings = _by_policy(job, available)
     weights = [
         _normalise({n: Fraction(repr(w)) for n, w in stage.mixture.items()}) if stage.mixture is not None else shares
         for stage in job.curriculum
@@ -73,7 +73,6 @@ def mix(job: Job, available: dict[str, int]) -> tuple[list[StagePlan], list[str]
     }
     tokens = _stage_tokens(job, weights, budget)
     _refuse_nothing(job, available, budget, tokens)
-    warnings: list[str] = []
     if over := _over_cap(tokens, caps):
         if job.mixture.on_shortfall == "error":
             raise _shortfall(job, over, tokens, caps, available, budget)
@@ -149,28 +148,32 @@ def _fractions(counts: dict[str, int]) -> dict[str, Fraction]:
     return {name: Fraction(count) for name, count in counts.items()}
 
 
-def _by_policy(job: Job, available: dict[str, int]) -> tuple[int, dict[str, Fraction]]:
-    """The budget in tokens, and the shares of stages without a mixture of their own."""
+def _by_policy(job: Job, available: dict[str, int]) -> tuple[int, dict[str, Fraction], list[str]]:
+    """The budget in tokens, the shares of stages without a mixture of their own, and warnings."""
     budget = job.budget.tokens
     if budget is None:
         budget = int(Fraction(repr(job.budget.epochs)) * sum(available.values()))
     mixture = job.mixture
     if mixture.policy == "weights":
-        return budget, normalised_weights(job, available)
+        return budget, normalised_weights(job, available), []
     if mixture.policy == "temperature":
         assert mixture.temperature is not None
         maximum = dict.fromkeys(available, mixture.max_tokens) if mixture.max_tokens is not None else {}
-        return budget, policies.temperature(available, mixture.temperature, maximum)
+        return budget, policies.temperature(available, mixture.temperature, maximum), []
     if mixture.policy == "unimax":
         assert mixture.max_epochs is not None
         allocation = policies.unimax(available, budget, mixture.max_epochs)
-        if allocation.unmet and mixture.on_shortfall == "error":
-            raise _more_than_all(budget, int(budget - allocation.unmet), mixture.max_epochs)
-        return int(budget - allocation.unmet), allocation.shares
+        most = int(budget - allocation.unmet)
+        if most == budget:
+            return budget, allocation.shares, []
+        if mixture.on_shortfall != "shrink":  # no other source is left that shares could move to
+            raise _more_than_all(budget, most, mixture.max_epochs)
+        text = f"the budget shrank from {format_count(budget)} to {format_count(most)} tokens, all at max_epochs"
+        return most, allocation.shares, [text]
     if mixture.policy == "epochs":
         allocation = policies.epochs(available, {s.name: s.epochs or 0.0 for s in job.sources if s.name in available})
-        return int(sum(allocation.tokens.values())), allocation.shares
-    return budget, policies.proportional(available)
+        return int(sum(allocation.tokens.values())), allocation.shares, []
+    return budget, policies.proportional(available), []
 
 
 def _more_than_all(budget: int, most: int, passes: float) -> RequestError:
@@ -204,28 +207,21 @@ def _over_cap(tokens: list[dict[str, int]], caps: dict[str, int | None]) -> list
 def _rebalance(
     job: Job, weights: list[dict[str, Fraction]], tokens: list[dict[str, int]], caps: dict[str, int | None]
 ) -> list[dict[str, int]]:
-    """Water-filling, stage by stage: fix the sources over their cap, rescale the rest, repeat."""
+    """Water-filling, stage by stage, under what is left of the caps."""
     left = dict(caps)
     result = []
-    for stage, w, wanted in zip(job.curriculum, weights, tokens, strict=True):
-        fixed: dict[str, int] = {}
-        while True:
-            free = {n: s for n, s in w.items() if s and n not in fixed}
-            rest = _total(wanted) - sum(fixed.values())
-            if rest and not free:
-                raise RequestError(
-                    f"Stage {stage.stage!r} cannot be filled",
-                    where="budget, max_epochs",
-                    expected=f"{_total(wanted):,} tokens",
-                    got=f"{sum(fixed.values()):,} tokens, with every source at its max_epochs",
-                    remedy="Lower the budget, or raise max_epochs",
-                )
-            dealt = apportion(rest, free) if free else {}
-            over = {n: c for n in dealt if (c := left.get(n)) is not None and dealt[n] > c}
-            if not over:
-                break
-            fixed.update(over)
-        taken = {**fixed, **dealt}
+    for stage, shares, wanted in zip(job.curriculum, weights, tokens, strict=True):
+        total = _total(wanted)
+        allocation = policies.water_fill(shares, total, left)
+        if allocation.unmet:
+            raise RequestError(
+                f"Stage {stage.stage!r} cannot be filled",
+                where="budget, max_epochs",
+                expected=f"{total:,} tokens",
+                got=f"{int(total - allocation.unmet):,} tokens, with every source at its max_epochs",
+                remedy="Lower the budget, or raise max_epochs",
+            )
+        taken = apportion(total, allocation.tokens)
         left = {n: c - taken.get(n, 0) if c is not None else None for n, c in left.items()}
         result.append(taken)
     return result

@@ -31,8 +31,6 @@ class Allocation:
     """Exact tokens by source."""
     unmet: Fraction
     """Tokens of the budget that no source could give; zero unless every source with a share is at its cap."""
-    capped: tuple[str, ...]
-    """Sources that give as much as their cap allows, by name."""
 
     @property
     def shares(self) -> dict[str, Fraction]:
@@ -155,7 +153,7 @@ def unimax(available: Mapping[str, int], budget: int | Fraction, max_epochs: int
     for name in sorted(available, key=lambda n: (available[n], n)):
         tokens[name] = min(left / (len(available) - len(tokens)), caps[name])
         left -= tokens[name]
-    return _allocation({n: tokens[n] for n in available}, left, caps)
+    return Allocation(tokens={n: tokens[n] for n in available}, unmet=left)
 
 
 def epochs(available: Mapping[str, int], passes: Mapping[str, int | float | Fraction]) -> Allocation:
@@ -175,7 +173,7 @@ def epochs(available: Mapping[str, int], passes: Mapping[str, int | float | Frac
     for name, value in sorted(given.items()):
         if value < 0:
             raise _out_of_range(f"number of passes over source {name!r}", value, "zero or more")
-    return _allocation({n: given[n] * count for n, count in available.items()}, Fraction(0), {})
+    return Allocation(tokens={n: given[n] * count for n, count in available.items()}, unmet=Fraction(0))
 
 
 def water_fill(
@@ -211,17 +209,12 @@ def water_fill(
         dealt = {n: left * s / whole for n, s in free.items()}
         over = [n for n in free if n in limits and dealt[n] > limits[n]]
         if not over:
-            return _allocation({**tokens, **dealt}, Fraction(0), limits)
+            return Allocation(tokens={**tokens, **dealt}, unmet=Fraction(0))
         for name in over:
             tokens[name] = limits[name]
             left -= limits[name]
             del free[name]
-    return _allocation(tokens, left, limits)
-
-
-def _allocation(tokens: dict[str, Fraction], unmet: Fraction, caps: Mapping[str, Fraction]) -> Allocation:
-    capped = sorted(n for n, t in tokens.items() if n in caps and t == caps[n])
-    return Allocation(tokens=tokens, unmet=unmet, capped=tuple(capped))
+    return Allocation(tokens=tokens, unmet=left)
 
 
 def _root(ratio: Fraction, power: Fraction) -> Fraction:

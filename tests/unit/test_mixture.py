@@ -288,8 +288,11 @@ def test_unimax_is_even_up_to_its_passes_and_says_or_shrinks_where_all_are_used_
     with pytest.raises(RequestError, match="42,000") as caught:
         mix(policy_job(mixture, budget={"tokens": 50_000}), AVAILABLE)
     assert "shrink" in caught.value.paragraph()
+    with pytest.raises(RequestError, match="42,000"):
+        mix(policy_job({**mixture, "on_shortfall": "rebalance"}, budget={"tokens": 50_000}), AVAILABLE)
     shrunk = policy_job({**mixture, "on_shortfall": "shrink"}, budget={"tokens": 50_000})
     assert taken(shrunk, AVAILABLE) == {"small": 2_000, "mid": 8_000, "big": 32_000}
+    assert any("shrank" in warning for warning in mix(shrunk, AVAILABLE)[1])
 
 
 def test_passes_give_tokens_and_budget_and_stages_divide_them() -> None:

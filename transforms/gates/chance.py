@@ -37,16 +37,24 @@ class Share(NamedTuple):
     hits: int
     n: int
     probability: float
+    spread: float = 1.0
+    """How many share a draw, on average."""
+
+    @property
+    def observed(self) -> float:
+        """The share; 0 of nothing."""
+        return self.hits / self.n if self.n else 0.0
 
     @property
     def effect(self) -> float:
         """Deviation of the share."""
-        return abs(self.hits / self.n - self.probability) if self.n else 0.0
+        return abs(self.observed - self.probability) if self.n else 0.0
 
     def fails(self, level: float, floor: float) -> bool:
         """True if it is improbable and large, or impossible."""
         impossible = self.probability in (0.0, 1.0)
-        return proportion_tail(self.hits, self.n, self.probability) < level and (impossible or self.effect > floor)
+        hits, draws = round(self.hits / self.spread), round(self.n / self.spread)
+        return proportion_tail(hits, draws, self.probability) < level and (impossible or self.effect > floor)
 
 
 def sources_of(e: Evidence) -> list[str]:
@@ -67,13 +75,12 @@ def share_gate(name: str, law: str, shares: Mapping[str, Share], tests: int, flo
     level, overall = FALSE_ALARM / tests, shares[""]
     failing = {source: s for source, s in shares.items() if s.fails(level, floor)}
     where = ", ".join(sorted(filter(None, failing)))
-    share = overall.hits / overall.n if overall.n else 0.0
     detectable = detectable_proportion(overall.n, overall.probability, level)
     return Gate(
         name=name,
         passed=not failing,
         expected=f"{overall.probability:.3%} {law}",
-        observed=f"{share:.3%} of {overall.n:,}" + (f"; off in {where}" if where else ""),
+        observed=f"{overall.observed:.3%} of {overall.n:,}" + (f"; off in {where}" if where else ""),
         bound=f"binomial tail ≥ {level:.0e} or deviation ≤ {floor:.1%}; smallest deviation detectable: "
         f"{detectable:.2%}",
         n=overall.n,
@@ -82,18 +89,21 @@ def share_gate(name: str, law: str, shares: Mapping[str, Share], tests: int, flo
     )
 
 
-def places_gate(e: Evidence, name: str, histogram: str, law: str, tests: int, floor: float = PLACE_FLOOR) -> Gate:
-    """Pearson's chi-square of the places in a histogram of `transforms.statistics.places`.
+def places_gate(
+    e: Evidence, name: str, histogram: str, law: str, tests: int, floor: float = PLACE_FLOOR, spread: float = 1.0
+) -> Gate:
+    """Pearson's chi-square of the places in a histogram, beside which stands the one its law expects.
 
     Each place is drawn by its own row's law, which makes the statistic at most chi-square distributed: with
-    different laws the variance of a bin's count is less than that of a multinomial of their mean.
+    different laws the variance of a bin's count is less than that of a multinomial of their mean. Where `spread`
+    places on average share a draw, the statistic is larger by that factor.
     """
     level = FALSE_ALARM / tests
     observed = e.found.histogram(histogram)
     expected = [x / FIXED_POINT for x in e.found.histogram(f"{histogram}_expected")]
     n = sum(observed)
-    cells = join_cells(observed, expected)
-    statistic, degrees = sum((o - x) ** 2 / x for o, x in cells), len(cells) - 1
+    cells = _join_cells(observed, expected)
+    statistic, degrees = sum((o - x) ** 2 / x for o, x in cells) / spread, len(cells) - 1
     tail = chi_square_tail(statistic, degrees) if degrees > 0 else 1.0
     distance = sum(abs(o - x) for o, x in zip(observed, expected, strict=True)) / 2 / n if n else 0.0
     # A distance of d needs a statistic of at least n · (2d)².
@@ -110,7 +120,7 @@ def places_gate(e: Evidence, name: str, histogram: str, law: str, tests: int, fl
     )
 
 
-def join_cells(observed: list[int], expected: list[float]) -> list[tuple[int, float]]:
+def _join_cells(observed: list[int], expected: list[float]) -> list[tuple[int, float]]:
     """(observed, expected) of neighbouring bins joined until each expects enough; a small rest joins the last."""
     cells: list[tuple[int, float]] = []
     count, mean = 0, 0.0

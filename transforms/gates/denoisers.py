@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from transforms.gates.chance import FALSE_ALARM
+from transforms.gates.chance import FALSE_ALARM, SHARE_FLOOR, Share
 from transforms.gates.gate import Evidence, Gate, show_command
 from transforms.objectives.denoisers import Denoisers
-from transforms.statistics.significance import detectable_proportion, proportion_tail
-
-SHARE_FLOOR = 0.005
-"""Smallest deviation of a denoiser's share of the rows that fails: half a percentage point."""
+from transforms.statistics.significance import detectable_proportion
 
 
 def denoiser_gates(e: Evidence, denoisers: Denoisers) -> list[Gate]:
@@ -26,10 +23,10 @@ def denoiser_gates(e: Evidence, denoisers: Denoisers) -> list[Gate]:
         counts = e.found.histogram("denoiser", split="train", **where) or [0] * len(shares)
         n = sum(counts)
         for denoiser, count, share in zip(denoisers.members, counts, shares, strict=True):
-            effect = abs(count / n - share) if n else 0.0
-            if effect > SHARE_FLOOR and proportion_tail(count, n, share) < level:
-                text = f"{denoiser.name} {count / n:.2%} in {source or 'all sources'}, {share:.2%} expected"
-                off.append((effect, text))
+            drawn = Share(count, n, share)
+            if drawn.fails(level, SHARE_FLOOR):
+                text = f"{denoiser.name} {drawn.observed:.2%} in {source or 'all sources'}, {share:.2%} expected"
+                off.append((drawn.effect, text))
     counts = e.found.histogram("denoiser", split="train") or [0] * len(shares)
     n = sum(counts)
     detectable = max(detectable_proportion(n, share, level) for share in shares)
@@ -44,12 +41,10 @@ def denoiser_gates(e: Evidence, denoisers: Denoisers) -> list[Gate]:
             bound=f"binomial tail ≥ {level:.0e} or deviation ≤ {SHARE_FLOOR:.1%}; smallest deviation detectable: "
             f"{detectable:.2%}",
             n=n,
-            effect=max((effect for effect, _ in off), default=_greatest(counts, shares)),
+            effect=max(
+                (effect for effect, _ in off),
+                default=max(Share(c, n, p).effect for c, p in zip(counts, shares, strict=True)),
+            ),
             command=show_command(),
         )
     ]
-
-
-def _greatest(counts: list[int], shares: list[float]) -> float:
-    n = sum(counts)
-    return max(abs(c / n - p) for c, p in zip(counts, shares, strict=True)) if n else 0.0

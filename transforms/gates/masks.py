@@ -6,18 +6,14 @@ an effect floor: a good dataset passes at any size, and a huge one is not failed
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from transforms.gates.chance import FALSE_ALARM, join_cells
+from transforms.gates.chance import FALSE_ALARM, Share, places_gate
 from transforms.gates.gate import Evidence, Gate, show_command
 from transforms.objectives.masking import MaskingParameters
 from transforms.objectives.selection import ngram_law, span_length_law
 from transforms.statistics.masks import FIXED_POINT
 from transforms.statistics.significance import (
-    chi_square_quantile,
-    chi_square_tail,
     detectable_proportion,
     proportion_tail,
 )
@@ -43,33 +39,6 @@ LEAST_OF_RUNS = 0.4
 """Of the share that n-grams and spans add to it by their law, the part that rows have at least."""
 
 
-@dataclass(frozen=True)
-class _Share:
-    """One share of masked places against its law."""
-
-    name: str
-    expected: float
-    count: int
-    n: int
-    spread: float = 1.0
-    """How many places share a draw, on average."""
-
-    @property
-    def observed(self) -> float:
-        return self.count / self.n if self.n else 0.0
-
-    @property
-    def effect(self) -> float:
-        return abs(self.observed - self.expected) if self.n else 0.0
-
-    def fails(self, level: float) -> bool:
-        impossible = self.expected in (0.0, 1.0)
-        improbable = (
-            proportion_tail(round(self.count / self.spread), round(self.n / self.spread), self.expected) < level
-        )
-        return improbable and (impossible or self.effect > REPLACEMENT_FLOOR)
-
-
 def expected_shares(parameters: MaskingParameters, text_ids: int) -> dict[str, float]:
     """Law of how masked places are shown, given the number V' of ids that stand for text.
 
@@ -93,7 +62,7 @@ def mask_gates(e: Evidence) -> list[Gate]:
     sources = sorted({group.source for group, _ in e.found.select()})
     tests = 3 * (len(sources) + 1) + 3
     level = FALSE_ALARM / tests
-    return [_counts(e, level), _replacement(e, sources, level), _uniformity(e, level), _runs(e, level)]
+    return [_counts(e, level), _replacement(e, sources, level), _uniformity(e, tests), _runs(e, level)]
 
 
 def _parameters(e: Evidence) -> MaskingParameters:
@@ -145,24 +114,29 @@ def _counts(e: Evidence, level: float) -> Gate:
 
 def _replacement(e: Evidence, sources: list[str], level: float) -> Gate:
     overall = _shares(e, None)
-    failing = [(source, s) for source in (None, *sources) for s in _shares(e, source) if s.fails(level)]
+    failing = [
+        (source, share)
+        for source in (None, *sources)
+        for share in _shares(e, source).values()
+        if share.fails(level, REPLACEMENT_FLOOR)
+    ]
     where = sorted({source for source, _ in failing if source is not None})
     return Gate(
         name="mask_replacement",
         passed=not failing,
-        expected=", ".join(f"{s.expected:.3%} {s.name}" for s in overall),
-        observed=", ".join(f"{s.observed:.3%} {s.name}" for s in overall)
+        expected=", ".join(f"{s.probability:.3%} {name}" for name, s in overall.items()),
+        observed=", ".join(f"{s.observed:.3%} {name}" for name, s in overall.items())
         + (f"; off in {', '.join(where)}" if where else ""),
         bound=f"binomial tail ≥ {level:.0e} or deviation ≤ {REPLACEMENT_FLOOR:.1%}; smallest deviation detectable: "
-        f"{max(detectable_proportion(s.n, s.expected, level) for s in overall):.2%}",
-        n=overall[0].n,
-        effect=max((s.effect for _, s in failing), default=max(s.effect for s in overall)),
+        f"{max(detectable_proportion(s.n, s.probability, level) for s in overall.values()):.2%}",
+        n=e.found.total("masked"),
+        effect=max((s.effect for _, s in failing), default=max(s.effect for s in overall.values())),
         worst_shard=e.worst("replacement_deviation"),
         command=show_command(),
     )
 
 
-def _shares(e: Evidence, source: str | None) -> list[_Share]:
+def _shares(e: Evidence, source: str | None) -> dict[str, Share]:
     """The three shares in one source, or in all."""
     where: dict[str, str | int] = {} if source is None else {"source": source}
     parameters = _parameters(e)
@@ -170,39 +144,26 @@ def _shares(e: Evidence, source: str | None) -> list[_Share]:
     spread = _clustering(e, **where) if parameters.selection == "span" else 1.0
     n = e.found.total("masked", **where)
     expected = expected_shares(parameters, e.context.text_ids)
-    return [_Share(name, p, e.found.total(f"shown_{name}", **where), n, spread) for name, p in expected.items()]
+    return {name: Share(e.found.total(f"shown_{name}", **where), n, p, spread) for name, p in expected.items()}
 
 
-def _uniformity(e: Evidence, level: float) -> Gate:
-    """Pearson's chi-square of masked places by relative position.
+def _uniformity(e: Evidence, tests: int) -> Gate:
+    """Masked places by relative position.
 
-    Places of a row are drawn without replacement and rows differ in length, both of which make the statistic
-    smaller than chi-square distributed; whole words make it larger, by at most their mean squared size over size.
+    Places of a row are drawn without replacement, which makes chi-square smaller; whole words make it larger, by at
+    most their mean squared size over size.
     """
     parameters = _parameters(e)
     clusters = parameters.selection if parameters.selection in CLUSTERED_POSITION_FLOOR else "words"
     clustered = parameters.whole_word or clusters != "words"
-    observed = e.found.histogram("mask_position")
-    expected = [x / FIXED_POINT for x in e.found.histogram("mask_position_expected")]
-    n = sum(observed)
-    cells = join_cells(observed, expected)
-    statistic = sum((o - x) ** 2 / x for o, x in cells)
-    degrees = len(cells) - 1
-    statistic /= _clustering(e)
-    tail = chi_square_tail(statistic, degrees) if degrees > 0 else 1.0
-    distance = sum(abs(o - x) for o, x in zip(observed, expected, strict=True)) / 2 / n if n else 0.0
-    floor = CLUSTERED_POSITION_FLOOR[clusters] if clustered else POSITION_FLOOR
-    # A distance of d needs a statistic of at least n · (2d)².
-    detectable = (chi_square_quantile(level, degrees) / n) ** 0.5 / 2 if degrees > 0 else 1.0
-    return Gate(
-        name="mask_uniformity",
-        passed=tail >= level or distance <= floor,
-        expected="masked places spread over rows like the places that may be masked",
-        observed=f"chi-square {statistic:.1f} with {max(degrees, 0)} degrees of freedom, distance {distance:.2%}",
-        bound=f"tail ≥ {level:.0e} or distance ≤ {floor:.0%}; smallest distance detectable: {detectable:.2%}",
-        n=n,
-        effect=distance,
-        command=show_command(),
+    return places_gate(
+        e,
+        "mask_uniformity",
+        "mask_position",
+        "masked places spread over rows like the places that may be masked",
+        tests,
+        CLUSTERED_POSITION_FLOOR[clusters] if clustered else POSITION_FLOOR,
+        _clustering(e),
     )
 
 
