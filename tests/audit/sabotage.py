@@ -188,8 +188,11 @@ def fewer_masks(columns: Columns, vocabulary: Vocabulary) -> None:
 
 
 def unlabelled_mask(columns: Columns, vocabulary: Vocabulary) -> None:
-    """A masked place more that nobody will be asked about: its label is lost."""
-    del columns["mask_positions"][0][-1], columns["mask_labels"][0][-1]
+    """A place that shows the mask token is no longer asked about: its label is lost."""
+    mask = vocabulary.special_ids["mask"]
+    rows = zip(columns["input_ids"], columns["mask_positions"], columns["mask_labels"], strict=True)
+    places, labels, i = next((p, k, i) for ids, p, k in rows for i, at in enumerate(p) if ids[at] == mask)
+    del places[i], labels[i]
 
 
 def descending_positions(columns: Columns, vocabulary: Vocabulary) -> None:
@@ -290,6 +293,11 @@ def is_packed(row: Row) -> bool:
     """Two pieces or more, of two tokens and more, the first of which ends in two places that are not masked."""
     lengths, masked = row["doc_lengths"], row.get("mask_positions", [])
     return len(lengths) > 1 and min(lengths) > 1 and not {lengths[0] - 1, lengths[0], lengths[0] + 2} & set(masked)
+
+
+def is_packed_with_eos(row: Row) -> bool:
+    """Packed, and a document ends in it: its EOS is the one token of a causal row that is no corpus token."""
+    return is_packed(row) and sum(row["doc_lengths"]) < row["length"]
 
 
 def separator_moved(row: Row, vocabulary: Vocabulary) -> None:

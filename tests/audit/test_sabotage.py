@@ -21,6 +21,7 @@ from sabotage import (
     id_out_of_range,
     is_masked,
     is_packed,
+    is_packed_with_eos,
     labels_off_by_one,
     leaked_document,
     masks_at_the_front,
@@ -108,9 +109,9 @@ MASKS = [
 PACKED = [
     (change_row(is_packed, eos_lost), {"provenance"}, Causal()),
     (change_row(is_packed, eos_lost), {"provenance"}, BEST_FIT),
-    (change_row(is_packed, eos_moved), {"document_boundaries"}, Causal()),
-    (change_row(is_packed, eos_moved), {"document_boundaries"}, BEST_FIT),
-    (change_row(is_packed, eos_moved), {"document_boundaries"}, DECOMPOSE),
+    (change_row(is_packed_with_eos, eos_moved), {"document_boundaries"}, Causal()),
+    (change_row(is_packed_with_eos, eos_moved), {"document_boundaries"}, BEST_FIT),
+    (change_row(is_packed_with_eos, eos_moved), {"document_boundaries"}, DECOMPOSE),
     (change_row(is_packed, token_of_the_next_piece), {"document_boundaries"}, BEST_FIT),
     (change_shard(full_train, piece_starts_late), {"document_boundaries"}, Causal()),
 ]
