@@ -104,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     planned = add("plan", _plan, "show what the job will produce, before any data moves", "shardmill plan job.yaml")
     common.job(planned)
     planned.add_argument("--json", action="store_true", help="as JSON")
+    planned.add_argument("--explain", type=int, metavar="BLOCK", help="whose documents a block of the plan holds")
     audited = add(
         "audit",
         _audit,
@@ -236,13 +237,16 @@ def _prepare(options: argparse.Namespace, beam_args: tuple[str, ...], console: C
 
 
 def _plan(options: argparse.Namespace, beam_args: tuple[str, ...], console: Console) -> int:
-    from pipelines.plan import preview, show_preview, to_json
+    from pipelines.explain import explain, show_explained
+    from pipelines.plan import preview
+    from pipelines.plan_table import show_preview
 
-    report = preview(_load(options, beam_args, console))
+    run = _load(options, beam_args, console)
+    report = preview(run) if options.explain is None else explain(run, options.explain)
     if options.json:
-        sys.stdout.write(to_json(report) + "\n")
+        sys.stdout.write(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     else:
-        show_preview(report, console)
+        (show_preview if options.explain is None else show_explained)(report, console)
     return 0
 
 

@@ -38,13 +38,20 @@ _OUR_SHARD = re.compile(r"/data/split=(?:train|validation)/stage=\d+/length=\d+/
 def finish(run: Run, plan: Plan, sidecars: Sidecars, commits: list[BlockCommit], vocabulary: Vocabulary) -> Manifest:
     """Write everything beside the shards, the manifest last.
 
+    Args:
+      run: the job.
+      plan: its plan.
+      sidecars: of the token store.
+      commits: of all blocks of the plan in order; one that another budget left does not know its number in this one.
+      vocabulary: of the tokenizer.
+
     Returns:
       The manifest.
     """
     # A commit is JSON, which turned the pairs of source_tokens into lists.
     rows = [
-        {**shard, "source_tokens": [tuple(pair) for pair in shard["source_tokens"]]}
-        for commit in commits
+        {**shard, "block": block, "source_tokens": [tuple(pair) for pair in shard["source_tokens"]]}
+        for block, commit in enumerate(commits)
         for shard in commit.shards
     ]
     shards = pa.Table.from_pylist(rows, schema=SHARDS)
@@ -163,10 +170,11 @@ def _manifest(
             special_token_ids=vocabulary.special_token_ids,
             sentinel_ids=vocabulary.sentinel_ids.tolist(),
         ),
-        objective=run.resolved_objective(vocabulary),
+        objective=run.resolved_objective(vocabulary, [stage.lengths for stage in plan.stages]),
         sources=sources,
         stages=stages,
         lengths=_lengths(rows),
+        cuts=[cut for commit in commits for cut in commit.cuts],
         inputs=[
             InputRecord(source=name, file=f.file, size_bytes=f.size_bytes, mtime_ns=f.mtime_ns)
             for name, files in run.inputs.items()
@@ -209,9 +217,9 @@ def _ledger(run: Run, plan: Plan, sidecars: Sidecars, commits: list[BlockCommit]
     out: Counter[tuple[str, int, str]] = Counter()
     losses: dict[tuple[str, int, str], Counter[str]] = {}
     gains: dict[tuple[str, int, str], Counter[str]] = {}
-    place = _block_places(plan)
-    for commit in commits:
-        split, stage = place[commit.block]
+    places = _block_places(plan)
+    for block, commit in enumerate(commits):
+        split, stage = places[block]
         for line in commit.tokens:
             key = (split, stage, line.source)
             read[key] += line.read

@@ -13,6 +13,7 @@ from pipelines.tokenize import Sidecars
 from schemas.counts import format_count
 from schemas.errors import DataError
 from schemas.plan import Plan
+from schemas.storage import Location
 from transforms.materialize import (
     BlockCommit,
     MaterializeOptions,
@@ -59,6 +60,9 @@ def materialize(run: Run, plan: Plan, sidecars: Sidecars, vocabulary: Vocabulary
     blocks = _blocks(run, plan, sidecars)
     commits = [finished_block(run.output, b.split, b.stage, b.shard, b.fingerprint) for b in blocks]
     todo = [b for b, commit in zip(blocks, commits, strict=True) if commit is None]
+    _remove_other_commits(run, blocks)
+    if todo and len(todo) < len(blocks):
+        run.say(f"  {len(blocks) - len(todo):,} of {len(blocks):,} blocks are there already")
     if todo:
         for b in todo:  # so that counting commits counts finished work
             commit_location(run.output, b.split, b.stage, b.shard).remove()
@@ -68,6 +72,7 @@ def materialize(run: Run, plan: Plan, sidecars: Sidecars, vocabulary: Vocabulary
             dataset=run.output.uri,
             fingerprint=run.fingerprint,
             tokenizer_sha256=vocabulary.sha256,
+            lengths=tuple(stage.lengths for stage in plan.stages),
         )
         names = {commit_location(run.output, b.split, b.stage, b.shard).uri for b in blocks}
 
@@ -95,6 +100,14 @@ def materialize(run: Run, plan: Plan, sidecars: Sidecars, vocabulary: Vocabulary
     return finished
 
 
+def _remove_other_commits(run: Run, blocks: list[_Block]) -> None:
+    """Delete commits of blocks that are not in the plan, which an earlier budget or curriculum left."""
+    names = {commit_location(run.output, b.split, b.stage, b.shard).uri for b in blocks}
+    for file in (run.output / "_commits").files():
+        if file.uri not in names and file.uri.endswith(".json"):
+            Location(file.uri).remove()
+
+
 def _blocks(run: Run, plan: Plan, sidecars: Sidecars) -> list[_Block]:
     digests = {
         split: {(name, s.part): s.sha256 for name, by_split in sidecars.items() for s in by_split[split]}
@@ -106,14 +119,14 @@ def _blocks(run: Run, plan: Plan, sidecars: Sidecars) -> list[_Block]:
     for block in range(plan.blocks):
         rows = plan.table.slice(starts[block], starts[block + 1] - starts[block])
         first = rows.slice(0, 1).to_pylist()[0]
-        lengths = run.job.curriculum[first["stage"]].lengths
+        stage = plan.stages[first["stage"]]
         blocks.append(
             _Block(
                 block=block,
                 split=first["split"],
                 stage=first["stage"],
                 shard=first["shard"],
-                fingerprint=block_fingerprint(run.fingerprint, lengths, rows, digests[first["split"]]),
+                fingerprint=block_fingerprint(run.fingerprint, stage, rows, digests[first["split"]]),
                 tokens=int((rows["token_end"].to_numpy() - rows["token_begin"].to_numpy()).sum()),
             )
         )

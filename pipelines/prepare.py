@@ -7,16 +7,19 @@ import time
 
 from rich.markup import escape
 
+from pipelines import plan
 from pipelines.audit import audit_dataset, audit_is_current, map_reduce_on, write_audit
 from pipelines.finish import finish, source_contents
 from pipelines.materialize import materialize
-from pipelines.plan import plan
 from pipelines.run import Run
 from pipelines.tokenize import Sidecars, finished_sidecars, tokenize
 from pipelines.tokenizer import ensure_tokenizer
 from schemas.counts import format_bytes, format_count
 from schemas.errors import RequestError
+from schemas.job import Job
 from schemas.manifest import Manifest, read_manifest, read_shards
+from schemas.plan import write_plan
+from transforms.mixture import mix
 from transforms.vocabulary import Vocabulary
 
 _AUDIT_HERE_TOKENS = 2**27
@@ -102,8 +105,12 @@ def _build(run: Run) -> Manifest:
 
 
 def _materialize_and_finish(run: Run, vocabulary: Vocabulary, sidecars: Sidecars) -> Manifest:
-    run.resolved_objective(vocabulary)
-    made = plan(run, sidecars)
+    made = plan.make(run, sidecars, vocabulary)
+    run.resolved_objective(vocabulary, [stage.lengths for stage in made.stages])
+    plan.say(run, made)
+    # From here on blocks may change, and until all have there is no dataset.
+    (run.output / "manifest.json").remove()
+    write_plan(run.output / "plan.parquet", made.table)
     commits = materialize(run, made, sidecars, vocabulary)
     return finish(run, made, sidecars, commits, vocabulary)
 
@@ -111,30 +118,51 @@ def _materialize_and_finish(run: Run, vocabulary: Vocabulary, sidecars: Sidecars
 def finished_manifest(run: Run) -> Manifest | None:
     """The manifest of the finished dataset in the job's output, None if there is work to do.
 
+    There is also work to do where the job's budget or curriculum changed since, as long as its first stage still
+    begins as it did: blocks that stay as they are are kept.
+
     Raises:
       RequestError: the output holds another job's dataset, or this job's from other inputs.
     """
     if not (run.output / "manifest.json").info():
         return None
     manifest = read_manifest(run.output)
-    if (manifest.fingerprint, manifest.plan_fingerprint) != (run.fingerprint, run.plan_fingerprint):
-        raise _refusal(
-            run,
-            "The output directory holds another job's dataset",
-            f"{manifest.name!r}, fingerprint {manifest.fingerprint}, plan {manifest.plan_fingerprint}",
-        )
+    same_plan = manifest.plan_fingerprint == run.plan_fingerprint
+    if manifest.fingerprint != run.fingerprint or not (same_plan or _extends(run, manifest)):
+        what = "The output directory holds another job's dataset"
+        if manifest.fingerprint == run.fingerprint:
+            what = "The output directory holds this job's dataset with another mixture or lengths from the start"
+        got = f"{manifest.name!r}, fingerprint {manifest.fingerprint}, plan {manifest.plan_fingerprint}"
+        raise _refusal(run, what, got)
     if not _same_inputs(run, manifest):
         raise _refusal(
             run,
             "The output directory holds a dataset of this job, made from inputs that have changed since",
             f"fingerprint {manifest.fingerprint} of the earlier contents",
         )
+    if not same_plan:
+        run.say(
+            f"{escape(str(run.output))} holds this job's dataset by an earlier budget or curriculum; "
+            "its blocks are kept where they stay as they are"
+        )
+        return None
     for shard in read_shards(run.output).select(["path", "bytes"]).to_pylist():
         info = (run.output / shard["path"]).info()
         if info is None or info.size_bytes != shard["bytes"]:
             run.say(f"  [yellow]note[/] {shard['path']} is missing or cut short; it is written again")
             return None
     return manifest
+
+
+def _extends(run: Run, manifest: Manifest) -> bool:
+    """True if the first stage has the mixture, lengths and block size of the finished dataset's, so begins alike."""
+    available = {s.name: s.available_tokens for s in manifest.sources}
+    earlier = Job.model_validate(manifest.job)
+    firsts = [
+        (mix(job, available)[0][0].shares, job.curriculum[0].lengths, job.curriculum[0].max_length)
+        for job in (earlier, run.job)
+    ]
+    return firsts[0] == firsts[1] and earlier.limits.block_tokens == run.job.limits.block_tokens
 
 
 def _same_inputs(run: Run, manifest: Manifest) -> bool:

@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -104,7 +104,7 @@ class Run:
         elif self.job.tokenizer.train is not None:
             identity["train"] = self.job.tokenizer.train.model_dump()
             # The sample follows the weights, so the vocabulary does too.
-            identity["weights"] = {s.name: s.weight for s in self.job.sources}
+            identity["weights"] = {s.name: s.weight for s in self.job.in_effect.sources}
         files = {name: [(f.file, f.size_bytes) for f in fs] for name, fs in self.inputs.items()}
         return dataset_fingerprint(self.job, identity, files)
 
@@ -137,10 +137,18 @@ class Run:
             vocabulary = future_vocabulary(self.job.tokenizer.train.vocab_size)
         self.resolved_objective(vocabulary)
 
-    def resolved_objective(self, vocabulary: Vocabulary) -> dict[str, Any]:
-        """The objective's kind, parameters and the numbers that follow at every length."""
+    def resolved_objective(
+        self, vocabulary: Vocabulary, stages: Sequence[Sequence[int]] | None = None
+    ) -> dict[str, Any]:
+        """The objective's kind, parameters and the numbers that follow at every length.
+
+        Args:
+          vocabulary: of the tokenizer.
+          stages: the lengths of each stage; default: as far as the job file says them.
+        """
         objective = objective_for(self.job.objective, vocabulary)
-        lengths = sorted({length for stage in self.job.curriculum for length in stage.lengths})
+        stages = [stage.declared_lengths for stage in self.job.curriculum] if stages is None else stages
+        lengths = sorted({length for stage in stages for length in stage})
         return {**self.job.objective.model_dump(), "resolved": [objective.resolve(length) for length in lengths]}
 
     @contextlib.contextmanager

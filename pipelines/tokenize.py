@@ -71,8 +71,11 @@ def finished_sidecars(run: Run, tokenizer_sha256: str) -> tuple[list[InputRange]
     """All ranges, those that are still to do, and the sidecars of the others."""
     ranges = [r for source in run.ranges.values() for r in source]
     options = {name: options_for(run.job, run.store.uri, tokenizer_sha256, name) for name in run.ranges}
-    with ThreadPoolExecutor(16) as pool:  # many small reads, mostly waiting on an object store
-        found = list(pool.map(lambda r: finished_range(r, options[r.source]), ranges))
+    if run.store.is_local:  # threads would only wait for each other
+        found = [finished_range(r, options[r.source]) for r in ranges]
+    else:  # many small reads, mostly waiting
+        with ThreadPoolExecutor(16) as pool:
+            found = list(pool.map(lambda r: finished_range(r, options[r.source]), ranges))
     sidecars: Sidecars = {name: {split: [] for split in SPLITS} for name in run.ranges}
     for piece, done in zip(ranges, found, strict=True):
         for split in SPLITS if done else ():

@@ -44,6 +44,20 @@ def ensure_tokenizer(run: Run) -> Vocabulary:
     return _vocabulary(run, data)
 
 
+def known_tokenizer(run: Run) -> bytes | None:
+    """The job's tokenizer, None where it is not trained yet."""
+    if run.tokenizer_file is not None:
+        return run.tokenizer_file
+    place = run.store / "tokenizer.json"
+    return place.read_bytes() if place.info() else None
+
+
+def known_vocabulary(run: Run) -> Vocabulary | None:
+    """The facts of the job's tokenizer, None where it is not trained yet."""
+    data = known_tokenizer(run)
+    return _vocabulary(run, data) if data is not None else None
+
+
 def _train(run: Run) -> bytes:
     spec = run.job.tokenizer.train
     assert spec is not None
@@ -69,7 +83,7 @@ def _training_fingerprint(run: Run) -> str:
             "seed": run.job.seed,
             "splits": run.job.splits.model_dump(),
             "limits": [run.job.limits.max_record_bytes, run.job.limits.range_bytes],
-            "sources": {s.name: [_texts(s), s.id, s.weight, s.format] for s in run.job.sources},
+            "sources": {s.name: [_texts(s), s.id, s.weight, s.format] for s in run.job.in_effect.sources},
             "inputs": run.inputs_fingerprint,
         }
     )

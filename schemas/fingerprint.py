@@ -66,7 +66,8 @@ def sentence_identity(source: Source) -> dict[str, Any]:
 
 
 def plan_fingerprint(job: Job, dataset: str) -> str:
-    """What decides how much of each source goes into which stage and length."""
+    """What decides how much of each source goes into which stage and length; no number that is only checked."""
+    job = job.in_effect
     return fingerprint(
         {
             "dataset": dataset,

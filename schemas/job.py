@@ -10,7 +10,7 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from schemas.base import Count, Frozen, Share
 from schemas.gates import GATES
@@ -79,6 +79,12 @@ class Splits(Frozen):
     """Share of documents that are never trained on."""
 
 
+Length = Annotated[int, Field(ge=1, le=1_048_576)]
+"""Tokens of a row, special tokens included."""
+
+_AUTO_MAX_LENGTH = 512
+
+
 class Stage(Frozen):
     """A step of the curriculum."""
 
@@ -86,17 +92,35 @@ class Stage(Frozen):
     """Name, unique."""
     share: Annotated[float, Field(gt=0, le=1)] | None = None
     """Share of the budget; omit all to divide it equally."""
-    lengths: Annotated[list[Annotated[int, Field(ge=1, le=1_048_576)]], Field(min_length=1, max_length=64)]
-    """Length buckets in tokens, ascending. Documents are cut for the longest."""
+    lengths: Annotated[
+        Annotated[Literal["auto"], Tag("auto")]
+        | Annotated[list[Length], Field(min_length=1, max_length=64), Tag("list")],
+        Discriminator(lambda value: "auto" if isinstance(value, str) else "list"),
+    ]
+    """Length buckets in tokens, ascending. Documents are cut for the longest. `auto`: at most 8 multiples of 8, those
+    with the least padding for the stage's mixture."""
+    max_length: Length | None = None
+    """Of `lengths: auto`: what documents are cut for, 512 by default."""
     mixture: dict[str, Weight] | None = None
     """Weights of this stage; sources not named get none."""
 
     @field_validator("lengths")
     @classmethod
-    def _ascending(cls, lengths: list[int]) -> list[int]:
-        if any(a >= b for a, b in pairwise(lengths)):
+    def _ascending(cls, lengths: Literal["auto"] | list[int]) -> Literal["auto"] | list[int]:
+        if lengths != "auto" and any(a >= b for a, b in pairwise(lengths)):
             raise ValueError(f"lengths must ascend without repeats, got {lengths}; write {sorted(set(lengths))}")
         return lengths
+
+    @model_validator(mode="after")
+    def _one_longest(self) -> Stage:
+        if self.max_length is not None and self.lengths != "auto":
+            raise ValueError("`max_length` is for `lengths: auto`; of given lengths the last is the longest")
+        return self
+
+    @property
+    def declared_lengths(self) -> list[int]:
+        """The lengths, as far as the job file says them: of `auto` the longest there may be."""
+        return [self.max_length or _AUTO_MAX_LENGTH] if self.lengths == "auto" else self.lengths
 
 
 class Bound(Frozen):
@@ -127,6 +151,9 @@ class Limits(Frozen):
     """Corpus tokens of a block, the unit of work of `materialize`; default by the tokens available (1M to 32M)."""
 
 
+_ALL_ONCE = Budget(epochs=1.0)
+
+
 class Job(Frozen):
     """A whole job. See the README for an example."""
 
@@ -141,7 +168,7 @@ class Job(Frozen):
     tokenizer: TokenizerSpec
     sources: Annotated[list[Source], Field(min_length=1)]
     mixture: Mixture = Mixture()
-    budget: Budget = Budget(epochs=1.0)
+    budget: Budget = _ALL_ONCE
     splits: Splits = Splits()
     objective: Objective = Field(default_factory=lambda: parse_objective({"kind": "mlm"}))
     curriculum: Annotated[list[Stage], Field(min_length=1)] = Field(
@@ -204,18 +231,20 @@ class Job(Frozen):
                 )
 
     def _check_policy(self) -> None:
-        """Weights, passes and the budget belong to policies."""
+        """Weights and passes belong to policies; each of these two policies checks what the other uses."""
         policy = self.mixture.policy
-        if policy != "weights" and any(s.weight is not None for s in self.sources):
-            raise ValueError(
-                f"sources: weights are for mixture policy: weights, got policy: {policy}; leave them out"
-            )
-        if policy != "epochs":
+        if policy not in ("weights", "epochs"):
+            if any(s.weight is not None for s in self.sources):
+                raise ValueError(
+                    "sources: weights are for mixture policy: weights, and for epochs, which checks them, "
+                    f"got policy: {policy}; leave them out"
+                )
             if given := [s.name for s in self.sources if s.epochs is not None]:
                 raise ValueError(
-                    f"sources: `epochs` of {given[0]!r} is for mixture policy: epochs, got policy: {policy}; "
-                    "`max_epochs` bounds the passes under other policies"
+                    f"sources: `epochs` of {given[0]!r} is for mixture policy: epochs, and for weights, which checks "
+                    f"it, got policy: {policy}; leave it out, or bound the passes with `max_epochs`"
                 )
+        if policy != "epochs":
             return
         if lacking := [s.name for s in self.sources if s.epochs is None]:
             raise ValueError(
@@ -223,8 +252,21 @@ class Job(Frozen):
             )
         if not any(s.epochs for s in self.sources):
             raise ValueError("sources: all `epochs` are zero; give at least one source a positive number of passes")
-        if "budget" in self.model_fields_set:
-            raise ValueError("budget: under mixture policy: epochs the budget follows from the passes; leave it out")
+        if "budget" in self.model_fields_set and self.budget.tokens is None:
+            raise ValueError(
+                "budget: under mixture policy: epochs the budget follows from the passes; leave it out, "
+                "or give the `tokens` you expect, to have them checked"
+            )
+
+    @property
+    def in_effect(self) -> Job:
+        """The job without the numbers that its policy only checks: neither vocabulary nor plan follows from them."""
+        unused = {"weights": "epochs", "epochs": "weight"}.get(self.mixture.policy)
+        if unused is None:
+            return self
+        sources = [s.model_copy(update={unused: None}) for s in self.sources]
+        budget = _ALL_ONCE if self.mixture.policy == "epochs" else self.budget
+        return self.model_copy(update={"sources": sources, "budget": budget})
 
     @property
     def planned_without_data(self) -> bool:

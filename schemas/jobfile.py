@@ -169,7 +169,7 @@ def _path(loc: tuple[int | str, ...], raw: Any) -> str:
             if isinstance(node, dict) and (name := node.get("name") or node.get("stage")):
                 text += f" ({name})"
         else:
-            if isinstance(node, dict) and part not in node and i + 1 < len(loc):
+            if not isinstance(node, dict) or (part not in node and i + 1 < len(loc)):
                 continue  # a discriminator's tag, not a key
             text += f".{part}" if text else part
             node = _inside(node, part)

@@ -72,6 +72,20 @@ class LengthRecord(Frozen):
     """Share of padding when every row is padded to `length`."""
 
 
+class CutDocument(Frozen):
+    """A document that the end of a stage runs through; the next stage begins with its rest."""
+
+    source: str
+    stage: int
+    """That ends there."""
+    doc_key: str
+    """16 hex digits."""
+    copy_number: int
+    """Which pass over the source."""
+    token: int
+    """The document's first token behind the cut."""
+
+
 class InputRecord(Frozen):
     """An input file as it was when it was read."""
 
@@ -108,6 +122,8 @@ class Manifest(Frozen):
     sources: list[SourceRecord]
     stages: list[StageRecord]
     lengths: list[LengthRecord]
+    cuts: list[CutDocument] = Field(default_factory=list)
+    """One for each source and stage of the train split at most."""
     inputs: list[InputRecord]
     ledger: Ledger
     totals: Totals

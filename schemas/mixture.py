@@ -15,7 +15,8 @@ class Mixture(Frozen):
     policy: Literal["weights", "proportional", "temperature", "unimax", "epochs"] = "weights"
     """`weights`: the sources' weights, normalised. `proportional`: the tokens available. `temperature`: these to the
     power 1/temperature. `unimax`: as even as `max_epochs` passes over each source allow. `epochs`: the
-    sources' `epochs`."""
+    sources' `epochs`. Under `weights` the sources' `epochs`, and under `epochs` their `weight` and the budget's
+    `tokens` are only checked: `shardmill plan` says which cannot hold."""
     temperature: Annotated[float, Field(ge=0.01)] | None = None
     """Of `policy: temperature`; 1 is proportional, a large one makes shares equal."""
     max_tokens: Count | None = None
@@ -40,7 +41,7 @@ class Budget(Frozen):
     """How many tokens of the train split the dataset holds, corpus tokens without special tokens."""
 
     tokens: Count | None = None
-    """Absolute number."""
+    """Absolute number. Under `mixture: {policy: epochs}` not used, but checked against the passes."""
     epochs: Annotated[float, Field(gt=0)] | None = None
     """Multiple of the tokens available in all sources together."""
 

@@ -37,6 +37,14 @@ class SourceChunks:
         """Tokens of one pass."""
         return int(self.tokens.sum())
 
+    @property
+    def longest_document_tokens(self) -> int:
+        """No document has more tokens; a little over the longest, whose length is known to three digits."""
+        if not self.lengths:
+            return int(self.tokens.max(initial=0))
+        longest = max(self.lengths)
+        return longest + int(10 ** max(0, len(str(longest)) - 3))
+
 
 @dataclass(frozen=True, kw_only=True)
 class StagePlan:

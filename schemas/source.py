@@ -71,11 +71,13 @@ class Source(Frozen):
     language: Annotated[str, AfterValidator(_known_language)] = "en"
     """Of the text, for the splitter: a two-letter code."""
     weight: Weight | None = None
-    """Share of the training tokens; omit all weights to mix in proportion to the tokens available."""
+    """Share of the training tokens; omit all weights to mix in proportion to the tokens available. Under `mixture:
+    {policy: epochs}` not used, but checked against the passes."""
     max_epochs: Annotated[float, Field(gt=0)] | None = None
     """Most passes over this source."""
     epochs: Annotated[float, Field(ge=0)] | None = None
-    """Passes over this source, for `mixture: {policy: epochs}`; tokens and budget follow."""
+    """Passes over this source, for `mixture: {policy: epochs}`; tokens and budget follow. Under `policy: weights` not
+    used, but checked against weights and budget."""
     tokens: Count | None = None
     """Tokens available, in place of `files`, to plan without data."""
 

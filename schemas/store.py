@@ -70,10 +70,14 @@ class PartSidecar(Frozen):
     """Bytes of the Parquet file; 0 where the part holds no document and there is no file."""
     sha256: str
     """Of the Parquet file; empty where there is none."""
-    chunks: list[tuple[int, int]]
-    """Documents and tokens of each row group."""
-    lengths: list[tuple[int, int]]
-    """Histogram of document lengths in tokens: (length, documents); long lengths rounded to 3 digits."""
+    chunk_documents: list[int]
+    """Documents of each row group."""
+    chunk_tokens: list[int]
+    """Tokens of each row group."""
+    length_tokens: list[int]
+    """Histogram of document lengths, ascending: lengths in tokens, long ones rounded down to 3 digits."""
+    length_documents: list[int]
+    """Documents of each of these lengths."""
     range_bytes_read: int = 0
     """Bytes of the range, decompressed; in the train sidecar only, since both splits share one range."""
     range_records: int = 0
@@ -82,6 +86,16 @@ class PartSidecar(Frozen):
     rejected: dict[str, int] = Field(default_factory=dict)
     """Records by reason."""
     rejected_bytes: dict[str, int] = Field(default_factory=dict)
+
+    @property
+    def chunks(self) -> list[tuple[int, int]]:
+        """(documents, tokens) of each row group."""
+        return list(zip(self.chunk_documents, self.chunk_tokens, strict=True))
+
+    @property
+    def lengths(self) -> list[tuple[int, int]]:
+        """(length in tokens, documents) of the histogram."""
+        return list(zip(self.length_tokens, self.length_documents, strict=True))
 
 
 def part_location(store: Location, source: str, split: Split, part: int) -> Location:

@@ -51,20 +51,26 @@ REJECTS = pa.schema(
 PLAN = pa.schema(
     [
         pa.field("block", pa.int32(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),
+        pa.field("split", pa.dictionary(pa.int32(), pa.string()), nullable=False),
         pa.field("stage", pa.int32(), nullable=False),
         pa.field("shard", pa.int32(), nullable=False),
-        pa.field("source", pa.string(), nullable=False),
+        pa.field("source", pa.dictionary(pa.int32(), pa.string()), nullable=False),
         pa.field("part", pa.int32(), nullable=False),
         pa.field("row_group", pa.int32(), nullable=False),
         pa.field("copy", pa.int32(), nullable=False),
         pa.field("token_begin", pa.int64(), nullable=False),
         pa.field("token_end", pa.int64(), nullable=False),
+        pa.field("resumes", pa.bool_(), nullable=False),
+        pa.field("cut_at", pa.int64()),
     ]
 )
-"""One row a slice of a chunk that goes into a block.
+"""plan.parquet: one row a slice of a chunk that goes into a block, in the order of the blocks.
 
-A slice takes the documents whose first token, counted within the chunk, is in [token_begin, token_end).
+`block`, and within its split and stage `shard`, number the unit of work. `source`, `part` and `row_group` name the
+chunk, `copy` the pass over the source. Tokens are counted within the chunk: a slice takes the documents whose first
+token is in [token_begin, token_end). Two columns make stages exact to the token. Where `resumes`, a stage begins,
+and of a document that began before token_begin the slice takes the rest. `cut_at` is where the stage ends, if that
+may be inside a document of this slice: none goes on beyond it.
 """
 
 SHARDS = pa.schema(

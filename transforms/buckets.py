@@ -65,7 +65,7 @@ def padding(lengths: npt.NDArray[np.integer], counts: npt.NDArray[np.number], ed
     ends = np.asarray(edges, dtype=np.int64)
     if not len(ends) or ends[0] < 1 or (np.diff(ends) <= 0).any():
         raise ValueError(f"padding: edges must ascend from 1 or more, got {list(edges)}")
-    _check(lengths, counts, int(ends[-1]))
+    check_histogram(lengths, counts, int(ends[-1]))
     bucket = np.searchsorted(ends, lengths)
     return Padding(
         edges=ends,
@@ -74,10 +74,15 @@ def padding(lengths: npt.NDArray[np.integer], counts: npt.NDArray[np.number], ed
     )
 
 
-def _check(lengths: npt.NDArray[np.integer], counts: npt.NDArray[np.number], longest: int) -> None:
+def check_histogram(lengths: npt.NDArray[np.integer], counts: npt.NDArray[np.number], longest: int) -> None:
+    """Refuse what is no histogram of lengths in 1..longest.
+
+    Raises:
+      ValueError: a length outside 1..longest, a count that is negative or not finite, or not as many of each.
+    """
     if len(lengths) != len(counts):
         raise ValueError(f"got {len(lengths)} lengths but {len(counts)} counts")
     if len(lengths) and not 1 <= int(np.min(lengths)) <= int(np.max(lengths)) <= longest:
         raise ValueError(f"lengths must be in 1..{longest}, got {np.min(lengths)}..{np.max(lengths)}; cut first")
-    if len(counts) and not (np.asarray(counts) >= 0).all():
-        raise ValueError(f"counts must not be negative, got {np.min(counts)}")
+    if len(counts) and not 0 <= np.min(counts) <= np.max(counts) < np.inf:
+        raise ValueError(f"counts must be finite and not negative, got {np.min(counts)}..{np.max(counts)}")

@@ -7,15 +7,10 @@ is in whatever unit the caller packs, usually tokens with their separators; a ro
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from collections import deque
-
 import numpy as np
-import numpy.typing as npt
 
-from transforms.ragged import offsets_of, ranges
-
-Int64 = npt.NDArray[np.int64]
+from transforms.histogram_packing import best_fit_runs
+from transforms.ragged import Int64, offsets_of, ranges
 
 
 def best_fit(lengths: Int64, room: int) -> Int64:
@@ -42,75 +37,12 @@ def best_fit(lengths: Int64, room: int) -> Int64:
     # Spaces in the narrowest integer: numpy's stable sort of 16 bits is a radix sort, ten times faster than of 64.
     order = np.argsort((room - lengths).astype(np.min_scalar_type(room)), kind="stable")
     counts = np.bincount(lengths, minlength=1)
-    packed = np.empty(len(lengths), np.int64)  # bins in the sorted order
-    open_bins = _OpenBins()
-    done = opened = 0
-    for length in np.flatnonzero(counts)[::-1].tolist():
-        left = int(counts[length])
-        while left:
-            if not open_bins.any_holds(length):
-                new = -(-left // (room // length))
-                open_bins.add(room, np.arange(opened, opened + new))
-                opened += new
-            space, bins = open_bins.pop_tightest(length)
-            # Item by item a bin is filled up before the next is begun, since after each item it is the tightest
-            # fit more than before: with items of 3, bins of 7 and 8 end at 1 and 2, having had two items each.
-            each = space // length
-            full = min(len(bins), left // each)
-            packed[done : done + full * each].reshape(full, each)[:] = bins[:full, None]
-            open_bins.add(space - each * length, bins[:full])
-            done += full * each
-            left -= full * each
-            if full < len(bins):  # then fewer than `each` items are left, perhaps none
-                packed[done : done + left] = bins[full]
-                open_bins.put_back(space, bins[full + (left > 0) :])
-                if left:
-                    open_bins.add(space - left * length, bins[full : full + 1])
-                done += left
-                left = 0
-    out = np.empty_like(packed)
-    out[order] = packed
+    occurring = np.flatnonzero(counts)
+    runs = best_fit_runs(occurring, counts[occurring], room)
+    bins = np.repeat(runs.row, runs.rows) + ranges(runs.rows)
+    out = np.empty(len(lengths), np.int64)
+    out[order] = np.repeat(bins, np.repeat(runs.items, runs.rows))
     return out
-
-
-class _OpenBins:
-    """Bins that have space left, by their space: a queue of arrays of bin numbers for each space that occurs.
-
-    Space mod length is less than half of space, so an array is moved at most log2(room) times, and each length
-    makes at most three new ones: O(lengths * log(room)) numpy calls in all, however many the items.
-    """
-
-    def __init__(self) -> None:
-        self._spaces: list[int] = []  # ascending
-        self._queues: dict[int, deque[Int64]] = {}
-
-    def any_holds(self, length: int) -> bool:
-        return bool(self._spaces) and self._spaces[-1] >= length
-
-    def add(self, space: int, bins: Int64) -> None:
-        if space and len(bins):
-            self._queue(space).append(bins)
-
-    def put_back(self, space: int, bins: Int64) -> None:
-        """These bins to the front, whence they came."""
-        if len(bins):
-            self._queue(space).appendleft(bins)
-
-    def pop_tightest(self, length: int) -> tuple[int, Int64]:
-        """The least space that holds this length, and the bins that have had it longest."""
-        at = bisect_left(self._spaces, length)
-        space = self._spaces[at]
-        queue = self._queues[space]
-        bins = queue.popleft()
-        if not queue:
-            del self._queues[space], self._spaces[at]
-        return space, bins
-
-    def _queue(self, space: int) -> deque[Int64]:
-        if space not in self._queues:
-            self._queues[space] = deque()
-            insort(self._spaces, space)
-        return self._queues[space]
 
 
 def powers_of_two(lengths: Int64, longest: int) -> tuple[Int64, Int64, Int64]:

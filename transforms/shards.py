@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,7 @@ class ShardName:
         return f"data/split={self.split}/stage={self.stage}/length={self.length}/{self.shard:05d}.parquet"
 
 
-def bucket_tables(table: pa.Table, lengths: list[int], seed: int) -> Iterator[tuple[int, pa.Table]]:
+def bucket_tables(table: pa.Table, lengths: Sequence[int], seed: int) -> Iterator[tuple[int, pa.Table]]:
     """(length, its rows in shuffled order) for every bucket that has rows, ascending.
 
     A row belongs to the smallest length it fits. Rows are ordered by a keyed hash of what they hold, so their

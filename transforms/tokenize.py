@@ -152,8 +152,10 @@ def tokenize_range(piece: InputRange, options: TokenizeOptions) -> dict[Split, P
             text_bytes=part.text_bytes,
             size_bytes=part.sink.size_bytes if part.sink else 0,
             sha256=part.sink.sha256 if part.sink else "",
-            chunks=part.chunks,
-            lengths=sorted(part.lengths.items()),
+            chunk_documents=[d for d, _ in part.chunks],
+            chunk_tokens=[t for _, t in part.chunks],
+            length_tokens=sorted(part.lengths),
+            length_documents=[part.lengths[n] for n in sorted(part.lengths)],
             **(totals.of_range() if split == "train" else {}),
         )
         if part.sink is None:

@@ -46,7 +46,7 @@ def sample_texts(job: Job, ranges: dict[str, list[InputRange]], on_bytes: Callab
       on_bytes: called with the bytes sampled of each source as they are reached.
     """
     assert job.tokenizer.train is not None
-    weights = normalised_weights(job, {name: sum(r.cost_bytes for r in rs) for name, rs in ranges.items()})
+    weights = normalised_weights(job.in_effect, {name: sum(r.cost_bytes for r in rs) for name, rs in ranges.items()})
     texts: list[str] = []
     for source in job.sources:
         if weights.get(source.name):

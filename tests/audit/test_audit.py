@@ -103,7 +103,7 @@ def test_the_command_prints_every_gate_and_exits_by_the_verdict(tmp_path: Path) 
     assert audit_command(str(bad), console) == 1
     text = console.export_text()
     assert f"tiny passes all {len(audit_dataset(good).gates)} gates" in text
-    assert re.search(r"FAIL job\.rows\s+758", text)
+    assert re.search(r"FAIL job\.rows\s+759", text)
     assert f"look: shardmill show {bad}" in text
     assert (tmp_path / "j.xml").exists()
     assert not (good / "audit" / "junit.xml").exists()

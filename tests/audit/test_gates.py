@@ -152,19 +152,30 @@ def test_a_ledger_that_does_not_close_is_found(tmp_path: Path) -> None:
     assert "read records of books: 263 stated, 262 counted" in gate[0].observed
 
 
-def test_a_mixture_more_than_a_document_off_the_plan_is_found(tmp_path: Path) -> None:
-    dataset = make_dataset(tmp_path)
+@pytest.mark.parametrize(
+    ("objective", "off", "found"), [(Mlm(), 1, True), (Seq2Seq(), 60, False), (Seq2Seq(), 901, True)]
+)
+def test_a_mixture_a_token_off_the_plan_is_found_or_a_pair_where_pairs_cannot_be_cut(
+    tmp_path: Path, objective: ObjectiveParameters, off: int, found: bool
+) -> None:
+    dataset = make_dataset(tmp_path, objective)
 
-    def plan_more(m: dict[str, Any]) -> None:
-        m["stages"][0]["sources"]["books"]["planned_tokens"] += 601
+    def plan_otherwise(m: dict[str, Any]) -> None:
+        m["stages"][0]["sources"]["books"]["planned_tokens"] += off
 
-    def plan_less_than_a_document(m: dict[str, Any]) -> None:
-        m["stages"][0]["sources"]["books"]["planned_tokens"] -= 501
+    edit_manifest(dataset, plan_otherwise)
+    assert failing(dataset) == ({"mixture"} if found else set())
 
-    edit_manifest(dataset, plan_more)
-    assert failing(dataset) == {"mixture"}
-    edit_manifest(dataset, plan_less_than_a_document)
-    assert failing(dataset) == set()
+
+def test_a_cut_that_the_manifest_does_not_name_is_a_document_that_is_not_whole(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path, Causal(pack="best_fit"))
+
+    def forget(m: dict[str, Any]) -> None:
+        assert len(m["cuts"]) == 2
+        m["cuts"] = m["cuts"][:1]
+
+    edit_manifest(dataset, forget)
+    assert failing(dataset) == {"document_boundaries"}
 
 
 def edit_manifest(dataset: Location, change: Callable[[dict[str, Any]], object]) -> None:

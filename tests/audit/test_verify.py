@@ -54,7 +54,7 @@ def test_a_good_dataset_has_no_difference(mlm_dataset: Location) -> None:
     code, lines = verified(mlm_dataset)
     assert code == 0
     assert len(lines) == 1
-    assert "verify no difference: 20 shards, 903 rows" in lines[0]
+    assert "verify no difference: 20 shards, 904 rows" in lines[0]
     assert "/s" in lines[0]
 
 

@@ -26,6 +26,7 @@ from schemas.job import Job
 from schemas.keys import document_keys, validation_mask
 from schemas.ledger import Entry, Ledger
 from schemas.manifest import (
+    CutDocument,
     LengthRecord,
     Manifest,
     SourceRecord,
@@ -36,6 +37,8 @@ from schemas.manifest import (
 from schemas.objectives import ObjectiveParameters
 from schemas.storage import Location, atomic_output
 from schemas.tables import SHARDS
+from transforms.block_documents import cut_documents
+from transforms.materialize import cut_documents_of
 from transforms.objectives.base import Documents, Examples
 from transforms.objectives.mlm import Mlm
 from transforms.objectives.registry import objective_for
@@ -105,6 +108,14 @@ def part_of(documents: Documents, rows: np.ndarray, copy: int, objective: Object
         sentence_ends=ends.take(rows) if ends is not None and objective.reads_sentences else None,
         targets=targets.take(rows) if targets is not None and objective.reads_pairs else None,
     )
+
+
+def cut_at_edge(part: Documents, key: int, stage: int) -> Documents:
+    """Of the document of this key, if it is there, a third in stage 0 and the rest in the next."""
+    at = part.keys == key
+    lengths = part.ids.lengths
+    kept = np.maximum(1, lengths // 3)
+    return cut_documents(part, np.where(at & (stage > 0), kept, 0), np.where(at & (stage == 0), lengths - kept, 0))
 
 
 def describe(objective: ObjectiveParameters) -> str:
@@ -185,6 +196,7 @@ def _make_dataset(
     maker = objective_for(objective, vocabulary)
     parts: dict[tuple[str, int, int], list[pa.Table]] = defaultdict(list)
     lines: dict[tuple[str, int, str], Line] = defaultdict(Line)
+    cuts: list[CutDocument] = []
     available: dict[str, tuple[int, int]] = {}
     for source, count in SOURCES.items():
         documents = make_documents(source, vocabulary, seed, count, pairs=objective.reads_pairs)
@@ -192,12 +204,16 @@ def _make_dataset(
         train, rest = np.flatnonzero(~held_out), np.flatnonzero(held_out)
         available[source] = (part_of(documents, train, 0, objective).tokens, len(train))
         half = len(train) // 2
-        pieces = [("train", 0, train[:half], 0), ("train", 1, train[half:], 0)]
+        # The edge of the stages runs through a document, which is in both of them.
+        pieces = [("train", 0, train[: half + (not objective.reads_pairs)], 0), ("train", 1, train[half:], 0)]
         pieces += [("train", 1, train[:half], 1)] * (source == "code")
         pieces += [("validation", stage, rest, 0) for stage in range(len(STAGES))]
         for split, stage, chosen, copy in pieces:
             for block, rows in enumerate(np.array_split(chosen, blocks)):
                 part = part_of(documents, rows, copy, objective)
+                if split == "train" and copy == 0 and not objective.reads_pairs:
+                    part = cut_at_edge(part, documents.keys[train[half]], stage)
+                    cuts += cut_documents_of(source, stage, part)
                 examples = maker.build(part, lengths=list(STAGES.values())[stage], seed=seed)
                 lines[(split, stage, source)].add(part, examples)
                 parts[(split, stage, block)].append(examples.to_table(maker.columns, source))
@@ -213,7 +229,7 @@ def _make_dataset(
         {**write_shard(dataset, ShardName(split=s, stage=k, length=n, shard=b), table, FINGERPRINT), "block": b}
         for (s, k, n, b), table in sorted(tables.items())
     ]
-    write_rest(dataset, job, objective, data, vocabulary, rows, lines, available)
+    write_rest(dataset, job, objective, data, vocabulary, rows, lines, available, cuts)
     return dataset
 
 
@@ -226,6 +242,7 @@ def write_rest(
     rows: list[dict[str, Any]],
     lines: dict[tuple[str, int, str], Line],
     available: dict[str, tuple[int, int]],
+    cuts: list[CutDocument],
 ) -> None:
     """Index, tokenizer and manifest of these shards."""
     planned = Counter({key: line.read for key, line in lines.items()})
@@ -296,6 +313,7 @@ def write_rest(
             )
             for s, k, n in sorted({key[:3] for key in lengths})
         ],
+        cuts=cuts,
         inputs=[],
         ledger=Ledger(
             entries=[

@@ -87,11 +87,12 @@ def materialize_here(job: Path) -> None:
     import pyarrow as pa
     from rich.console import Console
 
+    from pipelines import plan
     from pipelines.engine import Engine
-    from pipelines.plan import plan
     from pipelines.run import Run
     from pipelines.tokenize import finished_sidecars
     from pipelines.tokenizer import ensure_tokenizer
+    from schemas.plan import write_plan
     from transforms.materialize import MaterializeOptions, materialize_block
 
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -100,13 +101,15 @@ def materialize_here(job: Path) -> None:
     vocabulary = ensure_tokenizer(run)
     _, todo, sidecars = finished_sidecars(run, vocabulary.sha256)
     assert not todo, f"the token store lacks {len(todo)} ranges"
-    made = plan(run, sidecars)
+    made = plan.make(run, sidecars, vocabulary)
+    write_plan(run.output / "plan.parquet", made.table)
     options = MaterializeOptions(
         job=run.job,
         store=run.store.uri,
         dataset=run.output.uri,
         fingerprint=run.fingerprint,
         tokenizer_sha256=vocabulary.sha256,
+        lengths=tuple(stage.lengths for stage in made.stages),
     )
     began = time.perf_counter()
     for block in range(made.blocks):

@@ -206,18 +206,35 @@ def test_the_preview_predicts_the_rows_of_a_block() -> None:
     assert len(build(documents, [8, 16])) == -(-sum(len(d) + 1 for d in documents) // 16)
 
 
-def test_the_preview_of_decompose_counts_its_rows_by_length() -> None:
-    documents = ramp(300)
-    sizes, counts = np.unique([len(d) for d in documents], return_counts=True)
-    objective = objective_for(Causal(pack="decompose"), vocabulary())
-    shown, rows = objective.row_lengths(sizes, counts, lengths=[8, 64])
+@cases(60)
+@given(
+    sizes=st.lists(st.integers(1, 60), min_size=1, max_size=6, unique=True),
+    lengths=LENGTHS,
+    pack=st.sampled_from(["best_fit", "decompose"]),
+)
+def test_the_preview_of_packed_rows_is_the_rows_of_a_large_block_by_length(
+    sizes: list[int], lengths: list[int], pack: str
+) -> None:
+    copies = 256
+    objective = objective_for(Causal(pack=pack), vocabulary())  # type: ignore[arg-type]
+    shown, rows = objective.row_lengths(np.array(sizes), np.ones(len(sizes), np.int64), lengths=lengths)
     preview: Counter[int] = Counter()
     for length, n in zip(shown.tolist(), rows.tolist(), strict=True):
-        preview[length] += n
-    built = Counter(len(row) for row in units_of(documents, build(documents, [8, 64], "decompose")))
-    lengths_built = Counter(len(row) for row in lists(build(documents, [8, 64], "decompose").input_ids))
-    assert {n: preview[n] for n in (16, 32, 64)} == {n: lengths_built[n] for n in (16, 32, 64)}
-    assert sum(built.values()) == pytest.approx(sum(preview.values()), rel=0.02)
+        preview[length] += n * copies
+    block = build([[FIRST_TEXT_ID] * n for n in sizes for _ in range(copies)], lengths, pack)
+    built = Counter(len(row) for row in lists(block.input_ids))
+    # Whole items leave a remainder of a row or two for each length of a piece.
+    slack = 2 * len({n for row in units_of([[0] * n for n in sizes for _ in range(copies)], block) for *_, n in row})
+    assert all(abs(preview[n] - built[n]) <= slack for n in preview | built), (preview, built)
+    assert sum(n * rows for n, rows in preview.items()) == pytest.approx(len(block.input_ids.flat), rel=1e-5)
+
+
+@pytest.mark.parametrize("pack", ["best_fit", "decompose"])
+def test_a_sample_of_one_document_does_not_make_the_rows_of_a_corpus_look_empty(pack: str) -> None:
+    objective = objective_for(Causal(pack=pack), vocabulary())  # type: ignore[arg-type]
+    shown, rows = objective.row_lengths(np.array([300]), np.array([1]), lengths=[8192])
+    assert (shown * rows).sum() == pytest.approx(301)
+    assert (shown * rows).sum() / (8192 * rows).sum() > 0.99
 
 
 def test_a_length_that_predicts_nothing_is_refused() -> None:

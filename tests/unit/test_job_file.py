@@ -16,6 +16,7 @@ from unit_helpers import cases
 
 import transforms.objectives.registry  # noqa: F401  (makes the objectives known)
 from schemas.errors import RequestError
+from schemas.fingerprint import plan_fingerprint
 from schemas.job import Job
 from schemas.jobfile import job_schema, load_job, parse_job
 from schemas.objectives import parse_objective
@@ -152,6 +153,35 @@ def test_a_source_says_how_its_sentences_are_found() -> None:
     made = parsed(changed("sources", 0, "language", value="de"))
     assert (made.sources[0].language, made.sources[1].language, made.sources[0].sentences) == ("de", "en", "split")
     assert parsed(changed("sources", 0, "sentences", value="lines")).sources[0].sentences == "lines"
+
+
+def tables(policy: str, budget: Any = None, **columns: Any) -> dict[str, Any]:
+    """`GOOD` under a policy, with these columns of its three sources and this budget; none left where None."""
+    sources = [{k: v for k, v in s.items() if k in ("name", "files")} for s in GOOD["sources"]]
+    for key, values in columns.items():
+        for made, value in zip(sources, values, strict=True):
+            made[key] = value
+    needs = {"temperature": {"temperature": 2}, "unimax": {"max_epochs": 2}}.get(policy, {})
+    raw = {k: v for k, v in GOOD.items() if k != "budget"} | ({"budget": budget} if budget else {})
+    return raw | {"sources": sources, "mixture": {"policy": policy, **needs}}
+
+
+def test_what_a_policy_only_checks_is_accepted_and_changes_neither_plan_nor_vocabulary() -> None:
+    weight, epochs, budget = (0.5, 0.3, 0.2), (1, 2, 0.5), {"tokens": "5B"}
+    by_weight, by_passes = tables("weights", budget, weight=weight), tables("epochs", epochs=epochs)
+    for used, declared in (
+        (by_weight, tables("weights", budget, weight=weight, epochs=epochs)),
+        (by_weight, tables("weights", budget, weight=weight, epochs=(None, 2, None))),
+        (by_passes, tables("epochs", epochs=epochs, weight=weight)),
+        (by_passes, tables("epochs", budget, epochs=epochs)),
+    ):
+        made = parsed(declared)
+        assert made != parsed(used)
+        assert made.in_effect == parsed(used) == parsed(used).in_effect
+        assert plan_fingerprint(made, "dataset") == plan_fingerprint(parsed(used), "dataset")
+    other = parsed(tables("weights", budget, weight=(0.4, 0.4, 0.2)))
+    assert plan_fingerprint(other, "dataset") != plan_fingerprint(parsed(by_weight), "dataset")
+    assert parsed(tables("unimax", budget)).in_effect == parsed(tables("unimax", budget))
 
 
 UNKNOWN = [
@@ -291,6 +321,19 @@ SAYS: list[tuple[str, dict[str, Any], list[str]]] = [
     ("seed negative", changed("seed", value=-1), ["seed", "-1"]),
     ("seed too large", changed("seed", value=2**63), ["seed"]),
     ("unknown policy", changed("mixture", "policy", value="wieghts"), ["mixture.policy", "'weights'"]),
+    *(
+        (f"{key} under {policy}", tables(policy, **{key: (1, 1, 1)}), [*says, f"got policy: {policy}", "leave"])
+        for policy in ("proportional", "temperature", "unimax")
+        for key, says in {
+            "weight": ["weights are for mixture policy: weights", "epochs, which checks them"],
+            "epochs": ["`epochs` of 'wikipedia'", "for mixture policy: epochs", "weights, which checks it"],
+        }.items()
+    ),
+    ("a budget in passes of passes", tables("epochs", {"epochs": 2}, epochs=(1, 1, 1)), ["leave it out", "`tokens`"]),
+    ("passes for some", tables("epochs", epochs=(1, None, 1)), ["needs `epochs` of every source", "'books'"]),
+    ("all passes zero", tables("epochs", epochs=(0, 0, 0), weight=(1, 1, 1)), ["all `epochs` are zero"]),
+    ("checked weights for some", tables("epochs", epochs=(1, 1, 1), weight=(1, None, 1)), ["weight", "books"]),
+    ("checked passes negative", tables("weights", epochs=(-1, 1, 1)), ["sources[0] (wikipedia).epochs", "-1"]),
     ("all weights zero", changed("sources", value=[{"name": "a", "files": "a", "weight": 0}]), ["zero", "positive"]),
     ("sources a mapping", changed("sources", value={"a": "b"}), ["sources"]),
     ("name a list", changed("name", value=["a"]), ["name"]),

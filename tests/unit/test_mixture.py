@@ -14,7 +14,8 @@ from unit_helpers import cases, job
 import transforms.mixture as mixture
 from schemas.errors import DataError, RequestError
 from schemas.job import Job
-from transforms.mixture import apportion, effective_tokens, mix, normalised_weights
+from transforms.apportion import apportion
+from transforms.mixture import effective_tokens, mix, normalised_weights
 
 SHARES = st.dictionaries(
     st.sampled_from("abcdefg"), st.fractions(0, 5, max_denominator=97), min_size=1, max_size=7
@@ -229,9 +230,18 @@ def test_the_source_that_binds_most_is_the_one_named() -> None:
 def test_more_than_four_passes_are_warned_of_by_name() -> None:
     made = mixed_job({"a": 1, "b": 1}, budget={"tokens": 1000})
     _, warnings = mix(made, {"a": 100, "b": 125})
-    assert len(warnings) == 1
-    assert "source a " in warnings[0]
-    assert "5.0" in warnings[0]
+    (warning,) = (w for w in warnings if "passes" in w)
+    assert "source a " in warning
+    assert "5.0" in warning
+
+
+def test_weights_that_do_not_add_to_one_are_normalised_and_said_so() -> None:
+    stages = [{"stage": "p", "lengths": [8]}, {"stage": "q", "lengths": [8], "mixture": {"b": 0.4, "a": 0.5}}]
+    tokens = {"a": 1000, "b": 1000}
+    _, warnings = mix(mixed_job({"a": 0.6, "b": 0.41}, budget={"tokens": 1000}, curriculum=stages), tokens)
+    assert [w for w in warnings if "add to 1.01" in w and "the weights " in w]
+    assert [w for w in warnings if "add to 0.9" in w and "stage q" in w]
+    assert mix(mixed_job({"a": 0.1, "b": 0.9}, budget={"tokens": 1000}), tokens)[1] == []
 
 
 def test_a_stage_may_have_a_mixture_of_its_own() -> None:
@@ -317,7 +327,7 @@ def test_proportional_takes_every_source_alike() -> None:
         ({"policy": "unimax"}, {}, "needs `max_epochs`"),
         ({"temperature": 2}, {}, "is for policy: temperature"),
         ({"policy": "epochs"}, {}, "needs `epochs` of every source"),
-        ({"policy": "epochs"}, {"epochs": {"big": 1, "mid": 1, "small": 1}, "budget": {"tokens": 5}}, "leave it out"),
+        ({"policy": "epochs"}, {"epochs": {"big": 1, "mid": 1, "small": 1}, "budget": {"epochs": 5}}, "leave it out"),
         ({"policy": "epochs"}, {"epochs": {"big": 0, "mid": 0, "small": 0}}, "are zero"),
         ({"policy": "unimax", "max_epochs": 1}, {"epochs": {"big": 1}}, "is for mixture policy: epochs"),
     ],

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from unit_helpers import cases
 
 from schemas.errors import DataError, RequestError
-from transforms.mixture import apportion
+from transforms.apportion import apportion
 from transforms.policies import (
     POWER_DIGITS,
     Allocation,

@@ -198,6 +198,16 @@ def test_the_sample_follows_the_weights_and_holds_no_validation_document(tmp_pat
         assert max(places) - min(places) > 300, "the sample is the beginning of a file"
 
 
+def test_weights_that_are_only_checked_do_not_weigh_the_sample(tmp_path: Path) -> None:
+    made = sampled_job(tmp_path, {"a": 0.75, "b": 0.25}, 8000)
+    sources = [s.model_copy(update={"epochs": 1.0}) for s in made.sources]
+    by_passes = job(
+        **{**made.canonical(), "budget": {"tokens": 1000}, "mixture": {"policy": "epochs"}, "sources": sources}
+    )
+    unweighted = made.model_copy(update={"sources": [s.model_copy(update={"weight": None}) for s in made.sources]})
+    assert sample(by_passes) == sample(unweighted) != sample(made)
+
+
 def test_the_sample_is_seeded_and_depends_on_nothing_else(tmp_path: Path) -> None:
     first = sample(sampled_job(tmp_path, {"a": 1.0}, 3000))
     assert first == sample(sampled_job(tmp_path, {"a": 1.0}, 3000))

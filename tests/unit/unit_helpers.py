@@ -173,6 +173,7 @@ def sidecar(
     *,
     file: str | None = None,
     begin: int = 0,
+    lengths: Sequence[tuple[int, int]] = (),
     **changes: Any,
 ) -> PartSidecar:
     """A part's sidecar that claims these (documents, tokens) of each row group."""
@@ -189,8 +190,10 @@ def sidecar(
             "text_bytes": 1,
             "size_bytes": 1,
             "sha256": "0" * 64,
-            "chunks": list(chunks),
-            "lengths": [],
+            "chunk_documents": [d for d, _ in chunks],
+            "chunk_tokens": [t for _, t in chunks],
+            "length_tokens": [n for n, _ in lengths],
+            "length_documents": [d for _, d in lengths],
             **changes,
         }
     )

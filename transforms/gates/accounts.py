@@ -86,15 +86,16 @@ def ledger(e: Evidence) -> Gate:
 
 
 def mixture(e: Evidence) -> Gate:
-    """Tokens of each source in each stage are the plan's, but for the document that a stage's edge runs through."""
+    """Tokens of each source in each stage are the plan's; pairs, which are never cut, may cross a stage's edge."""
     worst, largest, beyond, n = -1.0, "none planned", [], 0
+    whole = e.context.parameters.reads_pairs
     for stage in e.manifest.stages:
         seen = {group.source for group, _ in e.found.select(split="train", stage=stage.stage)}
         for source in sorted(seen | set(stage.sources)):
             planned = stage.sources.get(source, {}).get("planned_tokens", 0)
             counted = e.found.total("corpus_tokens", split="train", stage=stage.stage, source=source)
-            # A stage that plans nothing of a source has no edge that could run through one of its documents.
-            longest = e.found.greatest("longest_document", source=source) if planned else 0
+            # A stage that plans nothing of a source has no edge that could run through one of its pairs.
+            longest = e.found.greatest("longest_document", source=source) if planned and whole else 0
             bound = longest + _lost(e, stage.stage, source)
             text = f"{source} in {stage.name}: planned {planned:,}, counted {counted:,}, bound {bound:,}"
             if abs(counted - planned) > bound:
@@ -107,7 +108,7 @@ def mixture(e: Evidence) -> Gate:
         passed=not beyond,
         expected="tokens of every source in every stage as planned",
         observed="; ".join(beyond[:3]) if beyond else f"largest difference: {largest}",
-        bound="the longest document seen of the source, plus its named losses and gains",
+        bound="the source's named losses and gains" + ", plus its longest pair" * whole,
         n=n,
         effect=max(worst, 0.0),
         command=show_command(),

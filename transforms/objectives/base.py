@@ -43,9 +43,23 @@ class Documents:
     """int32, ascending token offsets of sentence ends, the last the document's end; if the objective reads them."""
     targets: Ragged | None = None
     """int32, the targets' tokens; if the objective reads pairs."""
+    begins: Int64 | None = None
+    """[documents], the token at which a document begins here, where a stage's edge cut off what is before it; None
+    for 0 throughout."""
+    goes_on: npt.NDArray[np.bool_] | None = None
+    """[documents], which of them a stage's edge cuts off before their end; None for none."""
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def first_tokens(self, doc: Int64) -> Int64:
+        """Where the documents of these indices begin, in tokens of the whole document."""
+        return np.zeros(len(doc), np.int64) if self.begins is None else self.begins[doc]
+
+    @property
+    def ends(self) -> npt.NDArray[np.bool_]:
+        """[documents], which of them end here, and so are followed by an end-of-sequence token if any is."""
+        return np.ones(len(self), bool) if self.goes_on is None else ~self.goes_on
 
     @property
     def tokens(self) -> int:

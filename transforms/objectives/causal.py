@@ -1,6 +1,7 @@
 """causal: next-token prediction (GPT). Labels are the inputs shifted by one and are not stored.
 
-Each document is followed by one EOS. `pack` says how documents become rows:
+Each document is followed by one EOS, unless a stage's edge cuts it before its end. `pack` says how documents become
+rows:
 
 - `concat` (GPT-3, Brown et al. 2020, section 2): documents end to end, cut at the longest length; every corpus token
   and every EOS is in exactly one row, and only the last row of a source, pass and block is shorter.
@@ -22,6 +23,7 @@ import pyarrow as pa
 
 from schemas.objectives import ObjectiveParameters
 from transforms.gates.packed import documents_whole
+from transforms.histogram_packing import expected_fills, last_pieces
 from transforms.objectives.base import Documents, Examples, Objective, require_length, require_token
 from transforms.objectives.drawing import Drawing, Mark
 from transforms.objectives.layout import Layout
@@ -73,7 +75,7 @@ class CausalObjective(Objective):
 
     def build(self, documents: Documents, *, lengths: Sequence[int], seed: int) -> Examples:
         """Rows of at most the longest length; the order of the documents is the caller's, so nothing is drawn."""
-        units = documents.ids.lengths + 1  # a document and its EOS
+        units = documents.ids.lengths + documents.ends  # a document and its EOS
         if self.parameters.pack == "concat":
             doc, begin, count, row = fill(units, lengths[-1])
         elif self.parameters.pack == "best_fit":
@@ -85,21 +87,27 @@ class CausalObjective(Objective):
             short = count < lengths[0]
             tails = best_fit(count[short], lengths[0])
             row[short] = len(doc) + tails
-        layout, ends = packed_layout(doc, begin, count, row, units)
+        layout, ends = packed_layout(doc, begin, count, row, units, documents.ends)
         rows = layout.tokens(documents, after=self.eos_id, followed=ends)
         return Examples(input_ids=rows, **layout.provenance(documents))
 
     def row_lengths(
         self, doc_lengths: Int64, counts: Int64, *, lengths: Sequence[int]
     ) -> tuple[Int64, npt.NDArray[np.float64]]:
-        """Full rows, or powers of two; the few shorter rows at the ends of blocks are left out."""
-        units, total = doc_lengths + 1, float(((doc_lengths + 1) * counts).sum())
-        if self.parameters.pack != "decompose":
-            return np.array([lengths[-1]]), np.array([total / lengths[-1]])
-        item, _, piece = powers_of_two(units, lengths[-1])
-        own = piece >= lengths[0]
-        tails = float((piece * counts[item])[~own].sum())
-        return np.append(piece[own], lengths[0]), np.append(counts[item][own], tails / lengths[0])
+        """Full rows, rows as packing leaves them, or powers of two; shorter rows that end blocks are left out."""
+        units, longest = doc_lengths + 1, lengths[-1]
+        if self.parameters.pack == "concat":
+            return np.array([longest]), np.array([float((units * counts).sum()) / longest])
+        if self.parameters.pack == "decompose":
+            longest = 1 << (longest.bit_length() - 1)
+        last, before = last_pieces(units, counts, longest)
+        pieces, n = np.append(last, longest), np.append(counts, before)
+        if self.parameters.pack == "best_fit":
+            return expected_fills(pieces, n, longest)
+        item, _, power = powers_of_two(pieces, longest)
+        own = power >= lengths[0]
+        fills, rows = expected_fills(power[~own], n[item][~own], lengths[0])
+        return np.append(power[own], fills), np.append(n[item][own], rows)
 
     @staticmethod
     def measure(rows: Rows, table: pa.Table) -> None:
@@ -139,7 +147,7 @@ def cut(units: Int64, longest: int) -> tuple[Int64, Int64, Int64]:
 
 
 def packed_layout(
-    doc: Int64, begin: Int64, count: Int64, row: Int64, units: Int64
+    doc: Int64, begin: Int64, count: Int64, row: Int64, units: Int64, ended: npt.NDArray[np.bool_]
 ) -> tuple[Layout, npt.NDArray[np.bool_]]:
     """Rows of pieces whose last unit is the document's EOS, or not.
 
@@ -147,6 +155,7 @@ def packed_layout(
       doc, begin, count: document, first unit and units of each piece.
       row: of each piece; numbers need be neither ascending nor without gaps.
       units: of each document, its EOS counted.
+      ended: which documents have one, bool [documents].
 
     Returns:
       The layout, and which of its pieces EOS follows. A piece may be EOS alone.
@@ -154,7 +163,7 @@ def packed_layout(
     if len(row) > 1 and (row[1:] < row[:-1]).any():
         order = np.argsort(row, kind="stable")
         doc, begin, count, row = doc[order], begin[order], count[order], row[order]
-    ends = begin + count == units[doc]
+    ends = (begin + count == units[doc]) & ended[doc]
     first = np.ones(len(row), dtype=bool)
     first[1:] = row[1:] != row[:-1]
     pieces = np.diff(np.append(np.flatnonzero(first), len(row)))

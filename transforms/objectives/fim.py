@@ -7,8 +7,9 @@ be empty. They are ordered
 - PSM: `<fim_prefix>` prefix `<fim_suffix>` suffix `<fim_middle>` middle, or
 - SPM: `<fim_prefix>` `<fim_suffix>` suffix `<fim_middle>` prefix middle (the variant that shares its form with PSM),
 
-and EOS follows the piece that ends its document. Pieces are whole when they are packed, so no token is cut off
-(Megatron-LM transforms rows that are full already and truncates what the special tokens push out).
+and EOS follows the piece that ends its document, not one that a stage's edge cuts. Pieces are whole when they are
+packed, so no token is cut off (Megatron-LM transforms rows that are full already and truncates what the special
+tokens push out).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from schemas.keys import below, draw, happens
 from schemas.objectives import ObjectiveParameters
 from transforms.gates.fim import fim_gates
 from transforms.gates.packed import documents_whole
+from transforms.histogram_packing import expected_fills, last_pieces
 from transforms.objectives.base import Documents, Examples, Objective, require_length, require_token
 from transforms.objectives.causal import cut
 from transforms.objectives.drawing import Drawing, Mark, MarkKind
@@ -93,8 +95,8 @@ class FimObjective(Objective):
     def build(self, documents: Documents, *, lengths: Sequence[int], seed: int) -> Examples:
         """Rows of at most the longest length."""
         doc, begin, count = cut(documents.ids.lengths, lengths[-1] - SPARE_TOKENS)
-        ends = begin + count == documents.ids.lengths[doc]
-        names = draw(seed, "fim", documents.keys[doc], begin, documents.copy)
+        ends = (begin + count == documents.ids.lengths[doc]) & documents.ends[doc]
+        names = draw(seed, "fim", documents.keys[doc], documents.first_tokens(doc) + begin, documents.copy)
         moved = happens(draw(seed, "fim.move", names), self.parameters.fim_rate)
         row = best_fit(count + ends + 3 * moved, lengths[-1])
 
@@ -143,11 +145,13 @@ class FimObjective(Objective):
     def row_lengths(
         self, doc_lengths: Int64, counts: Int64, *, lengths: Sequence[int]
     ) -> tuple[Int64, npt.NDArray[np.float64]]:
-        """Full rows; the space that packing leaves is left out, so is that not all pieces are rearranged alike."""
-        doc, _, count = cut(doc_lengths, lengths[-1] - SPARE_TOKENS)
-        pieces = float(counts[doc].sum())
-        units = float((count * counts[doc]).sum() + counts.sum()) + 3 * self.parameters.fim_rate * pieces
-        return np.array([lengths[-1]]), np.array([units / lengths[-1]])
+        """Rows as packing leaves them, but for the ends of blocks; of each length `fim_rate` is rearranged."""
+        longest = lengths[-1] - SPARE_TOKENS
+        last, before = last_pieces(doc_lengths, counts, longest)
+        sizes = np.append(last + 1, longest)  # EOS follows the last
+        n = np.append(counts, before)
+        moved = n * self.parameters.fim_rate
+        return expected_fills(np.append(sizes, sizes + 3), np.append(n - moved, moved), lengths[-1])
 
     @staticmethod
     def measure(rows: Rows, table: pa.Table) -> None:

@@ -28,7 +28,7 @@ class Layout:
     doc: Int64
     """Index of the piece's document."""
     begin: Int64
-    """First token of the piece within its document."""
+    """First token of the piece within what there is of its document."""
     length: Int64
     """Tokens of the piece, at least 1 unless a special token follows it."""
     row_offsets: Int64
@@ -64,13 +64,14 @@ class Layout:
         else they are built.
         """
         first = self.row_offsets[:-1]
-        return draw(seed, "row", documents.keys[self.doc[first]], self.begin[first], documents.copy)
+        doc = self.doc[first]
+        return draw(seed, "row", documents.keys[doc], documents.first_tokens(doc) + self.begin[first], documents.copy)
 
     def provenance(self, documents: Documents) -> dict[str, Any]:
         """The keyword arguments of `Examples` that say where rows are from."""
         return {
             "doc_keys": Ragged(documents.keys[self.doc], self.row_offsets),
-            "doc_offsets": Ragged(self.begin, self.row_offsets),
+            "doc_offsets": Ragged(documents.first_tokens(self.doc) + self.begin, self.row_offsets),
             "doc_lengths": Ragged(self.length.astype(np.int32), self.row_offsets),
             "copy": np.full(len(self), documents.copy, dtype=np.int32),
         }
@@ -130,7 +131,7 @@ def document_rows(documents: Documents, room: int, *, short_rate: float = 0.0, s
     parts: list[tuple[Int64, Int64, Int64]] = []
     doc, at, ordinal = np.arange(len(documents)), np.zeros(len(documents), np.int64), 0
     while len(doc):  # every document's next piece at a time
-        names = draw(seed, "short", documents.keys[doc], documents.copy, ordinal)
+        names = draw(seed, "short", documents.keys[doc], documents.copy, documents.first_tokens(doc) + ordinal)
         length = np.minimum(short_targets(names, room, short_rate), lengths[doc] - at)
         parts.append((doc, at, length))
         going_on = at + length < lengths[doc]
@@ -186,7 +187,8 @@ def sentence_rows(documents: Documents, room: int, *, short_rate: float = 0.0, s
     opens[1:] = doc[1:] != doc[:-1]
     rooms = np.full(len(doc), room)
     if short_rate:
-        rooms = short_targets(draw(seed, "short", documents.keys[doc], begin, documents.copy), room, short_rate)
+        first = documents.first_tokens(doc) + begin
+        rooms = short_targets(draw(seed, "short", documents.keys[doc], first, documents.copy), room, short_rate)
     # The separator before a document costs a unit unless the row begins there.
     row = whole(length + opens, rooms + opens, None)
     starts = np.ones(len(doc), dtype=bool)

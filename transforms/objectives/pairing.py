@@ -193,7 +193,8 @@ class Walk:
         index, doc = np.arange(count), np.repeat(np.arange(first, stop), np.diff(offsets))
         begin, behind = edges[:-1], offsets[1:][doc - first]  # `behind`: the next document's first sentence
 
-        name = chunk_names(seed, documents.keys[doc], begin - token[doc], documents.copy)
+        within = documents.first_tokens(doc) + begin - token[doc]
+        name = chunk_names(seed, documents.keys[doc], within, documents.copy)
         target = short_targets(name, self.room, self.short_rate)
         # The first sentence at whose end the target is reached is the chunk's last.
         stops = np.minimum(np.searchsorted(edges, begin + target), behind)

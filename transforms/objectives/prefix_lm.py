@@ -72,8 +72,10 @@ class PrefixLmObjective(Objective):
 
     def build(self, documents: Documents, *, lengths: Sequence[int], seed: int) -> Examples:
         """Rows of at most the longest length."""
-        units = documents.ids.lengths + 1  # a document and its EOS
-        layout, ends = packed_layout(*self._pieces(units, lengths[-1]), units)
+        # A token that is all there is of a document has its EOS even where a stage's edge cuts it off.
+        ended = documents.ends | (documents.ids.lengths == 1)
+        units = documents.ids.lengths + ended  # a document and its EOS
+        layout, ends = packed_layout(*self._pieces(units, lengths[-1]), units, ended)
         rows = layout.tokens(documents, after=self.eos_id, followed=ends)
         names = draw(seed, "prefix_lm", layout.names(documents, seed))
         prefix = 1 + below(names, rows.lengths - 1)

@@ -33,6 +33,8 @@ class AuditContext:
     fingerprint: str
     seed: int = 0
     """The job's; draws that a row's provenance names can be made again."""
+    cuts: tuple[tuple[int, int, int], ...] = ()
+    """(document key, copy, token) of documents that a stage's edge cuts, the token being the first behind it."""
 
     @property
     def kind(self) -> str:
@@ -73,6 +75,7 @@ class AuditContext:
             validation_share=float(manifest.job.get("splits", {}).get("validation", 0.0)),
             fingerprint=manifest.fingerprint,
             seed=int(manifest.job.get("seed", 0)),
+            cuts=tuple(sorted((int(c.doc_key, 16), c.copy_number, c.token) for c in manifest.cuts)),
         )
 
     @property

@@ -64,7 +64,7 @@ def measure_fim(rows: Rows) -> None:
 
     room = np.maximum(longest_lengths(rows) - SPARE_TOKENS, 1)
     full = (pieces.length[:, None] == room).any(axis=1)
-    bad = (pieces.length == 0) | (pieces.length > room.max(initial=0)) | (~pieces.ends & ~full)
+    bad = (pieces.length == 0) | (pieces.length > room.max(initial=0)) | (~pieces.closed & ~full)
     count_piece_errors(rows, pieces, bad | ~is_multiple(pieces.begin, room))
     _count_cuts(rows, pieces, piece[~wrong], np.diff(text, axis=1)[~wrong])
 

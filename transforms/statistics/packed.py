@@ -36,11 +36,13 @@ class Pieces:
     last: npt.NDArray[np.bool_]
     """Last of its row."""
     begin: Int64
-    """First token within the document."""
+    """First token within the document, or behind the stage's edge that cuts it."""
     length: Int64
     """Corpus tokens; 0 for a piece that is EOS alone."""
     ends: npt.NDArray[np.bool_]
     """EOS follows."""
+    closed: npt.NDArray[np.bool_]
+    """EOS follows, or the document goes on behind the stage's edge."""
     judged: npt.NDArray[np.bool_]
     """The row's length and lists agree with each other, so that the above can be relied on."""
     bounds: Int64
@@ -83,6 +85,8 @@ def measure_pieces(rows: Rows, frame_at: Int64 | None = None) -> Pieces:
     starts = rows.doc_offsets.slices(rows.doc_offsets.offsets[:-1], np.where(aligned, pieces, 0))
     begin[aligned[row]] = starts.flat
     judged = (fits & aligned & (errors == 0))[row]
+    edge, is_cut = _stage_edges(rows, row, begin, length)
+    begin -= edge
     ordinal = ranges(pieces)
     found = Pieces(
         row=row,
@@ -92,14 +96,33 @@ def measure_pieces(rows: Rows, frame_at: Int64 | None = None) -> Pieces:
         begin=begin,
         length=length,
         ends=ends,
+        closed=ends | is_cut,
         judged=judged,
         bounds=bounds,
     )
     rows.per_row["documents_begun"] = rows.count_at(row[judged & (begin == 0)])
-    rows.per_row["documents_ended"] = rows.count_at(row[judged & ends])
-    ended = np.where(judged & ends, begin + length, 0)
+    rows.per_row["documents_ended"] = rows.count_at(row[judged & found.closed])
+    ended = np.where(judged & found.closed, begin + length, 0)
     rows.per_row["ended_tokens"] = np.diff(offsets_of(ended)[rows.doc_lengths.offsets])
     return found
+
+
+def _stage_edges(rows: Rows, row: Int64, begin: Int64, length: Int64) -> tuple[Int64, npt.NDArray[np.bool_]]:
+    """(token of the last stage's edge before each piece, 0 for none; whether it ends at one), [pieces] each.
+
+    What is behind an edge is judged like a document of its own.
+    """
+    edge, ends = np.zeros(len(row), np.int64), np.zeros(len(row), bool)
+    cuts = rows.context.cuts
+    if not cuts or len(rows.doc_keys.flat) != len(row):  # `provenance_ragged` counts lists that differ
+        return edge, ends
+    found = np.flatnonzero(np.isin(rows.doc_keys.flat, np.array([key for key, _, _ in cuts], np.uint64)))
+    key, copy = rows.doc_keys.flat[found], rows.copy[row[found]]
+    for cut_key, cut_copy, token in cuts if len(found) else ():  # ascending in their tokens
+        same = found[(key == np.uint64(cut_key)) & (copy == cut_copy)]
+        edge[same[begin[same] >= token]] = token
+        ends[same[begin[same] + length[same] == token]] = True
+    return edge, ends
 
 
 def _followed(
@@ -165,9 +188,9 @@ def measure_packed(rows: Rows, pack: Literal["concat", "best_fit", "decompose"])
     pieces = measure_pieces(rows)
     full = np.isin(rows.lengths, longest_lengths(rows))[pieces.row]
     if pack == "concat":
-        wrong = (~pieces.ends & ~(pieces.last & full)) | (~pieces.first & (pieces.begin != 0))
+        wrong = (~pieces.closed & ~(pieces.last & full)) | (~pieces.first & (pieces.begin != 0))
     elif pack == "best_fit":
-        wrong = (~pieces.ends & ~(pieces.alone & full)) | ~is_multiple(pieces.begin, longest_lengths(rows))
+        wrong = (~pieces.closed & ~(pieces.alone & full)) | ~is_multiple(pieces.begin, longest_lengths(rows))
     else:
         units = np.maximum(pieces.units, 1)
         shortest = max((lengths[0] for lengths in rows.context.lengths.values() if lengths), default=0)

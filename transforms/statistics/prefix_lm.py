@@ -38,10 +38,10 @@ def measure_prefix_lm(rows: Rows, prefix: Int64, pack: Literal["document", "conc
     pieces, longest = measure_pieces(rows), longest_lengths(rows)
     full = np.isin(rows.lengths, np.append(longest, longest - 1))[pieces.row]
     if pack == "concat":
-        wrong = (~pieces.ends & ~(pieces.last & full)) | (~pieces.first & (pieces.begin != 0))
+        wrong = (~pieces.closed & ~(pieces.last & full)) | (~pieces.first & (pieces.begin != 0))
     else:
-        borrowed = (pieces.units == 2) & pieces.ends & is_multiple(pieces.begin + 1, longest)
-        wrong = ~pieces.alone | (~pieces.ends & ~full) | ~(is_multiple(pieces.begin, longest) | borrowed)
+        borrowed = (pieces.units == 2) & pieces.closed & is_multiple(pieces.begin + 1, longest)
+        wrong = ~pieces.alone | (~pieces.closed & ~full) | ~(is_multiple(pieces.begin, longest) | borrowed)
     count_piece_errors(rows, pieces, wrong)
 
     fits = (prefix >= 1) & (prefix < rows.lengths)
