@@ -200,7 +200,10 @@ class Job(Frozen):
             raise ValueError("curriculum: share given for some stages but not for others")
         total = sum(x for x in shares if x is not None)
         if shares[0] is not None and abs(total - 1) > 1e-6:
-            raise ValueError(f"curriculum: the stages' shares must add to 1, got {total:g}")
+            raise ValueError(
+                f"curriculum: the stages' shares must add to 1, got {total:g}; divide each by that, or leave out all "
+                "for equal stages"
+            )
         for stage in self.curriculum:
             if stage.mixture is None:
                 continue

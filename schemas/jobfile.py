@@ -156,7 +156,9 @@ def _readable(error: ValidationError, raw: Any, where: str) -> RequestError:
     if first["type"] == "string_pattern_mismatch":
         message = "a name is letters, digits, '_', '-' and '.', and starts with a letter or digit"
     got = "" if isinstance(value, (dict, list, BaseModel)) else repr(value)
-    return RequestError(f"The job file is wrong: {message}", where=here, got=got, remedy=also.strip())
+    # What a mistaken value is for says what to write in its place; our own messages say that themselves.
+    meaning = "" if first["type"] == "value_error" else _meaning(first["loc"], raw)
+    return RequestError(f"The job file is wrong: {message}", where=here, got=got, remedy=f"{meaning}{also}".strip())
 
 
 def _path(loc: tuple[int | str, ...], raw: Any) -> str:
@@ -184,15 +186,30 @@ def _inside(node: Any, part: int | str) -> Any:
 
 
 def _known_keys(loc: tuple[int | str, ...], raw: Any) -> list[str]:
-    """The keys allowed at a location, by walking the models' annotations along with the file."""
+    """The keys allowed at a location."""
+    models, _ = _walk(loc, raw)
+    return sorted({name for model in models for name in model.model_fields})
+
+
+def _meaning(loc: tuple[int | str, ...], raw: Any) -> str:
+    """What the docstring of the innermost key of a location says."""
+    _, field = _walk(loc, raw)
+    return f"`{field[0]}`: {field[1]}" if field is not None else ""
+
+
+def _walk(loc: tuple[int | str, ...], raw: Any) -> tuple[list[type[BaseModel]], tuple[str, str] | None]:
+    """(the models at a location, the innermost key on the way with what it is for), along annotations and file."""
     models: list[type[BaseModel]] = [Job]
-    node = raw
+    field, node = None, raw
     for part in loc:
         node = _inside(node, part)
         if isinstance(part, str):
-            inner = [m for model in models if (f := model.model_fields.get(part)) for m in _models_in(f.annotation)]
+            known = [f for model in models if (f := model.model_fields.get(part))]
+            if known and known[0].description:
+                field = (part, known[0].description)
+            inner = [m for f in known for m in _models_in(f.annotation)]
             models = [_objective_of(node) if m is ObjectiveParameters else m for m in inner] or models
-    return sorted({name for model in models for name in model.model_fields})
+    return models, field
 
 
 def _objective_of(node: Any) -> type[BaseModel]:

@@ -28,9 +28,10 @@ class Mixture(Frozen):
 
     @model_validator(mode="after")
     def _of_this_policy(self) -> Mixture:
-        needs = {"temperature": "temperature", "unimax": "max_epochs"}
-        if (key := needs.get(self.policy)) and getattr(self, key) is None:
-            raise ValueError(f"policy: {self.policy} needs `{key}`")
+        needs = {"temperature": ("temperature", 3), "unimax": ("max_epochs", 4)}
+        key, example = needs.get(self.policy, ("", 0))
+        if key and getattr(self, key) is None:
+            raise ValueError(f"policy: {self.policy} needs `{key}`; add it, such as `{key}: {example}`")
         for key, policy in (("temperature",) * 2, ("max_tokens", "temperature"), ("max_epochs", "unimax")):
             if getattr(self, key) is not None and self.policy != policy:
                 raise ValueError(f"`{key}` is for policy: {policy}, got policy: {self.policy}")
@@ -48,5 +49,7 @@ class Budget(Frozen):
     @model_validator(mode="after")
     def _one_of(self) -> Budget:
         if (self.tokens is None) == (self.epochs is None):
-            raise ValueError("give exactly one of `tokens` and `epochs`")
+            raise ValueError(
+                "give exactly one of `tokens` and `epochs`: so many tokens, or so many passes over all sources"
+            )
         return self

@@ -76,6 +76,21 @@ MISTAKES: dict[str, tuple[Change, list[str]]] = {
     "unknown suffix": (_set("sources.0.files", "job.yaml"), ["format", "cannot be told from its suffix"]),
     "cap below need": (_set("sources.2.max_epochs", 1), ["source 'wiki'", "on_shortfall: shrink", "rebalance"]),
     "stage mixture": (_set("curriculum.0.mixture", {"wib": 1}), ["names 'wib', which is no source"]),
+    "weights of a stage that are no number": (
+        _set("curriculum.0.mixture", {"wiki": float("nan")}),
+        ["finite number", "curriculum[0] (short).mixture.wiki", "Weights of this stage"],
+    ),
+    "shares beyond one": (_set("curriculum.0.share", 0.5), ["must add to 1, got 1.1", "divide each by that"]),
+    "temperature of zero": (
+        _set("mixture", {"policy": "temperature", "temperature": 0}),
+        ["greater than or equal to 0.01", "mixture.temperature", "1 is proportional"],
+    ),
+    "lengths by another word": (_set("curriculum.0.lengths", "automatic"), ["'auto'", "Got: 'automatic'", "padding"]),
+    "a longest length beside lengths": (_set("curriculum.0.max_length", 64), ["`max_length` is for `lengths: auto`"]),
+    "automatic lengths too short": (
+        _all(_set("curriculum.0.lengths", "auto"), _set("curriculum.0.max_length", 2)),
+        ["length of 2 is too short for mlm"],
+    ),
     "no such place": (_set("output", "ftp://host/x"), ["'ftp' is not supported", "s3:// or gs://"]),
 }
 

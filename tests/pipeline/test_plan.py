@@ -223,3 +223,15 @@ def test_a_published_table_that_does_not_add_up_is_named(tmp_path: Path, shardmi
     text = shardmill("plan", tmp_path / "job.yaml")
     assert "does not add up" in text
     assert "webtext2" in text
+
+
+def test_a_stage_that_mixes_in_a_source_without_data_is_refused(
+    corpus: Path, tmp_path: Path, shardmill: Shardmill
+) -> None:
+    (corpus / "nothing.jsonl").write_text("")
+    job = job_for(corpus)
+    job["sources"].append({"name": "nothing", "files": "corpus/nothing.jsonl", "weight": 0})
+    job["curriculum"][1]["mixture"] = {"web": 1, "nothing": 1}
+    text = shardmill("prepare", write_job(tmp_path, job), ONE, expect=2)
+    assert "stage 'long' names source 'nothing', which has no training tokens" in text
+    assert "Take it out of the mixture" in text
