@@ -22,7 +22,7 @@ from transforms.mixture import effective_tokens, mix
 from transforms.objectives.base import known_objective
 from transforms.objectives.registry import objective_for
 from transforms.planner import chunks_of, make_plan
-from transforms.prediction import Source, StagePrediction, predict_stage, with_lengths
+from transforms.prediction import KnownSource, StagePrediction, predict_stage, with_lengths
 from transforms.vocabulary import Vocabulary, future_vocabulary
 
 _INPUT_BITS_A_TOKEN, _OTHER_BITS_A_TOKEN = 10.5, 4.5
@@ -41,7 +41,9 @@ def make(run: Run, sidecars: Sidecars, vocabulary: Vocabulary) -> Plan:
     train = {name: chunks_of(name, by_split["train"]) for name, by_split in sidecars.items()}
     validation = {name: chunks_of(name, by_split["validation"]) for name, by_split in sidecars.items()}
     made = make_plan(run.job, train, validation)
-    known = {name: Source(tokens=chunks.available_tokens, lengths=chunks.lengths) for name, chunks in train.items()}
+    known = {
+        name: KnownSource(tokens=chunks.available_tokens, lengths=chunks.lengths) for name, chunks in train.items()
+    }
     objective = objective_for(run.job.objective, vocabulary)
     return replace(made, stages=tuple(with_lengths(run.job, objective, made.stages, known)))
 
@@ -95,7 +97,7 @@ def preview(run: Run) -> dict[str, Any]:
     }
 
 
-def _source_line(run: Run, name: str, source: Source, stages: list[StagePlan], total: int) -> dict[str, Any]:
+def _source_line(run: Run, name: str, source: KnownSource, stages: list[StagePlan], total: int) -> dict[str, Any]:
     tokens = sum(stage.tokens.get(name, 0) for stage in stages)
     cap = epoch_cap(run.job, name, source.tokens)
     return {
@@ -146,9 +148,9 @@ def _vocabulary(run: Run) -> Vocabulary:
     return future_vocabulary(run.job.tokenizer.train.vocab_size)
 
 
-def _known(run: Run, vocabulary: Vocabulary) -> tuple[dict[str, Source], list[str]]:
+def _known(run: Run, vocabulary: Vocabulary) -> tuple[dict[str, KnownSource], list[str]]:
     """What is known of every source, in the order of the job file, and warnings."""
-    by_hand = {s.name: Source(tokens=s.tokens, lengths={}) for s in run.job.sources if s.tokens is not None}
+    by_hand = {s.name: KnownSource(tokens=s.tokens, lengths={}) for s in run.job.sources if s.tokens is not None}
     if run.job.planned_without_data:
         rest = [s for s in run.job.sources if s.tokens is None]
         found, warnings = dict(by_hand), list[str]()
@@ -164,10 +166,10 @@ def _known(run: Run, vocabulary: Vocabulary) -> tuple[dict[str, Source], list[st
     for source in run.job.sources:
         if source.name not in unfinished:
             chunks = chunks_of(source.name, sidecars[source.name]["train"])
-            result[source.name] = Source(tokens=chunks.available_tokens, lengths=chunks.lengths)
+            result[source.name] = KnownSource(tokens=chunks.available_tokens, lengths=chunks.lengths)
         else:
             tokens, lengths = estimate_source(run.job, source, run.ranges[source.name], trained)
-            result[source.name] = Source(tokens=tokens, lengths=lengths, estimated=True)
+            result[source.name] = KnownSource(tokens=tokens, lengths=lengths, estimated=True)
     warnings = []
     if unfinished:
         how = "with the tokenizer" if trained else "at 4 bytes a token, since the tokenizer is not trained yet"

@@ -39,7 +39,7 @@ def show_preview(report: dict[str, Any], console: Console) -> None:
         highlight=False,
     )
     for problem in report["declared"]:
-        console.print(f"[red]does not add up[/] {escape(problem['problem'])}", highlight=False)
+        console.print(f"[red]does not add up:[/] {escape(problem['problem'])}", highlight=False)
     for warning in report["warnings"]:
         console.print(f"[yellow]note[/] {escape(warning)}", highlight=False)
 

@@ -32,7 +32,7 @@ Histogram = Mapping[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class KnownSource:
     """What is known of a source's train split."""
 
     tokens: int
@@ -57,7 +57,7 @@ class StagePrediction:
         return {n: float(tokens[bucket]) / total for n, tokens in self.sources.items()} if total else {}
 
 
-def predict_stage(objective: Objective, stage: StagePlan, sources: Mapping[str, Source]) -> StagePrediction:
+def predict_stage(objective: Objective, stage: StagePlan, sources: Mapping[str, KnownSource]) -> StagePrediction:
     """Expected rows of a stage whose lengths are known."""
     lengths = np.array(stage.lengths)
     found = {
@@ -71,7 +71,7 @@ def predict_stage(objective: Objective, stage: StagePlan, sources: Mapping[str, 
 
 
 def with_lengths(
-    job: Job, objective: Objective, stages: Sequence[StagePlan], sources: Mapping[str, Source]
+    job: Job, objective: Objective, stages: Sequence[StagePlan], sources: Mapping[str, KnownSource]
 ) -> list[StagePlan]:
     """The stages with lengths in place of `auto`.
 
@@ -83,7 +83,7 @@ def with_lengths(
     ]
 
 
-def _best_lengths(objective: Objective, stage: StagePlan, sources: Mapping[str, Source]) -> tuple[int, ...]:
+def _best_lengths(objective: Objective, stage: StagePlan, sources: Mapping[str, KnownSource]) -> tuple[int, ...]:
     """At most 8 multiples of 8 with the least padding, the last no longer than the longest row needs."""
     most = stage.lengths[-1]
     some = (min(_SHORTEST, most), most)
@@ -98,7 +98,9 @@ def _best_lengths(objective: Objective, stage: StagePlan, sources: Mapping[str, 
     return tuple(layouts[worth.index(False)] if False in worth else layouts[-1])
 
 
-def _rows(objective: Objective, source: Source, wanted: float, lengths: tuple[int, ...]) -> tuple[Int64, Float64]:
+def _rows(
+    objective: Objective, source: KnownSource, wanted: float, lengths: tuple[int, ...]
+) -> tuple[Int64, Float64]:
     """(row lengths, expected rows of each) of so many tokens of a source."""
     room = max(1, lengths[-1] - 2)
     histogram = source.lengths or {room: max(1, source.tokens // room)}

@@ -29,7 +29,7 @@ def big_plan(chunks: int, sources: int, tokens: int) -> dict[str, float]:
     from schemas.store import PartSidecar
     from transforms.objectives.registry import objective_for
     from transforms.planner import chunks_of, make_plan
-    from transforms.prediction import Source, predict_stage, with_lengths
+    from transforms.prediction import KnownSource, predict_stage, with_lengths
     from transforms.vocabulary import future_vocabulary
 
     rng = np.random.default_rng(0)
@@ -74,7 +74,7 @@ def big_plan(chunks: int, sources: int, tokens: int) -> dict[str, float]:
     began = time.perf_counter()
     train = {n: chunks_of(n, s) for n, s in sidecars.items()}
     made = make_plan(job, train, {})
-    known = {n: Source(tokens=c.available_tokens, lengths=c.lengths) for n, c in train.items()}
+    known = {n: KnownSource(tokens=c.available_tokens, lengths=c.lengths) for n, c in train.items()}
     objective = objective_for(job.objective, future_vocabulary(50_000))
     for stage in with_lengths(job, objective, made.stages, known):
         predict_stage(objective, stage, known)
