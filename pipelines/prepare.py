@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 
+from pydantic import ValidationError
 from rich.markup import escape
 
 from pipelines import plan
@@ -157,7 +158,10 @@ def finished_manifest(run: Run) -> Manifest | None:
 def _extends(run: Run, manifest: Manifest) -> bool:
     """True if the first stage has the mixture, lengths and block size of the finished dataset's, so begins alike."""
     available = {s.name: s.available_tokens for s in manifest.sources}
-    earlier = Job.model_validate(manifest.job)
+    try:
+        earlier = Job.model_validate(manifest.job)
+    except ValidationError:
+        return False  # a job of another version
     firsts = [
         (mix(job, available)[0][0].shares, job.curriculum[0].lengths, job.curriculum[0].max_length)
         for job in (earlier, run.job)
