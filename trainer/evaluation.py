@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 
-from trainer.batches import Batch
 from trainer.models import Recipe, loss_sum
-from trainer.stream import Stream
+from trainer.stream import Batch, Stream
 
 
 @dataclass(frozen=True, kw_only=True)

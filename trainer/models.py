@@ -16,7 +16,7 @@ from torch import nn
 
 from schemas.errors import RequestError, did_you_mean
 from schemas.manifest import TokenizerRecord
-from trainer.batches import IGNORED_LABEL, Batch
+from trainer.stream import IGNORED_LABEL, Batch
 
 
 @dataclass(frozen=True, kw_only=True)
