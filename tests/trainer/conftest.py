@@ -155,6 +155,9 @@ def write_dataset(
         row += spec.rows
     pq.write_table(pa.Table.from_pylist(index, schema=SHARDS), root / "shards.parquet")
     total = sum(r["tokens"] for r in index)
+    vocabulary = {f"[{role.upper()}]": i for role, i in SPECIAL_IDS.items()}
+    vocabulary |= {f"w{i}": i for i in range(len(vocabulary), vocab_size)}
+    Tokenizer(WordLevel(vocabulary, unk_token="[UNK]")).save(str(root / "tokenizer.json"))
     manifest = Manifest(
         name=name,
         fingerprint=FINGERPRINT,
@@ -162,7 +165,7 @@ def write_dataset(
         shardmill_version="0",
         job={},
         tokenizer=TokenizerRecord(
-            sha256="",
+            sha256=hashlib.sha256((root / "tokenizer.json").read_bytes()).hexdigest(),
             vocab_size=vocab_size,
             special_ids=SPECIAL_IDS if special_ids is None else special_ids,
             special_token_ids=list(range(FIRST_TEXT_ID)),
@@ -175,9 +178,6 @@ def write_dataset(
         ledger=Ledger(entries=[]),
         totals=Totals(rows=row, tokens=total, corpus_tokens=total, shards=len(index), bytes=0),
     )
-    vocabulary = {f"[{role.upper()}]": i for role, i in SPECIAL_IDS.items()}
-    vocabulary |= {f"w{i}": i for i in range(len(vocabulary), vocab_size)}
-    Tokenizer(WordLevel(vocabulary, unk_token="[UNK]")).save(str(root / "tokenizer.json"))
     (root / "manifest.json").write_bytes(manifest.to_json())
     return root
 
