@@ -15,7 +15,7 @@ def losses(lines: list[dict[str, Any]]) -> list[float]:
     return [line["loss"] for line in lines if "loss" in line]
 
 
-@pytest.mark.parametrize("objective", ["mlm", "replaced_token"])
+@pytest.mark.parametrize("objective", ["mlm", pytest.param("replaced_token", marks=pytest.mark.slow)])
 def test_one_two_and_four_ranks_have_the_same_loss_curve(objective: str, tmp_path: Path) -> None:
     """Fails if padding rows, shares of labels or a generator's draws depend on the number of ranks."""
     data = write_dataset(tmp_path / "data", objective=objective, specs=LEARNABLE, vocab_size=120, tokens=cyclic)
@@ -34,9 +34,7 @@ def test_micro_batches_change_no_loss(tmp_path: Path) -> None:
     options: dict[str, Any] = {"dataset": data, "steps": 6, "tokens_per_batch": 160, "eval_batches": 0}
     whole = train_on(1, out=tmp_path / "whole", **options)
     parts = train_on(1, out=tmp_path / "parts", accumulate=3, **options)
-    both = train_on(2, out=tmp_path / "both", accumulate=2, **options)
     assert losses(parts) == pytest.approx(losses(whole), rel=2e-4)
-    assert losses(both) == pytest.approx(losses(whole), rel=2e-4)
 
 
 def test_shards_of_a_model_learn_as_copies_do_and_are_saved_whole(tmp_path: Path) -> None:
@@ -45,7 +43,7 @@ def test_shards_of_a_model_learn_as_copies_do_and_are_saved_whole(tmp_path: Path
     data = write_dataset(tmp_path / "data", specs=LEARNABLE, vocab_size=120, tokens=cyclic)
     options: dict[str, Any] = {"dataset": data, "steps": 6, "tokens_per_batch": 160, "checkpoint_every_steps": 3}
     copies = train_on(2, out=tmp_path / "ddp", **options)
-    shards = train_on(2, out=tmp_path / "fsdp", parallel="fsdp", **options)
+    shards = train_on(2, out=tmp_path / "fsdp", parallel="fsdp", accumulate=2, **options)
     assert losses(shards) == pytest.approx(losses(copies), rel=2e-4)
     assert shards[-1]["validation_loss"] == pytest.approx(copies[-1]["validation_loss"], rel=2e-4)
     saved = [AutoModelForCausalLM.from_pretrained(tmp_path / name / "final") for name in ("ddp", "fsdp")]

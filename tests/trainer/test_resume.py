@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,11 +21,10 @@ from test_training import LEARNABLE, cyclic
 
 import trainer.loop
 from schemas.errors import DataError, RequestError
-from trainer.checkpoints import Checkpoints
 from trainer.loop import TrainSettings, train
 
 OPTIONS: dict[str, Any] = {
-    "steps": 30,
+    "steps": 16,
     "tokens_per_batch": 160,
     "device": "cpu",
     "tensorboard": False,
@@ -47,7 +47,7 @@ def run(data: Path, out: Path, **options: Any) -> str:
 
 
 def start(data: Path, out: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "trainer", str(data), "--out", str(out), "--steps", "30"]
+    command = [sys.executable, "-m", "trainer", str(data), "--out", str(out), "--steps", "16"]
     command += ["--tokens-per-batch", "160", "--device", "cpu", "--no-tensorboard", "--log-every", "1"]
     command += ["--checkpoint-every", "4", "--eval-batches", "2"]
     root = Path(trainer.loop.__file__).parents[1]
@@ -97,48 +97,55 @@ def test_sigterm_ends_the_run_at_a_checkpoint_with_its_exit_code(data: Path, tmp
     assert f"Going on from the checkpoint of step {last}" in run(data, tmp_path / "run")
 
 
-def interrupted(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that fails at its end, before it is saved."""
-    with monkeypatch.context() as patched:
+@pytest.fixture(scope="module")
+def failed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run that failed at its end, before its model was saved."""
+    out = tmp_path_factory.mktemp("failed")
+    with pytest.MonkeyPatch.context() as patched:
         patched.setattr(trainer.loop._Training, "_save", lambda self, module: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run(data, out)
+    return out
 
 
-def test_the_newest_checkpoints_are_kept_and_half_written_ones_removed(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    interrupted(data, tmp_path, monkeypatch)
-    (tmp_path / "checkpoints/.step-00000032.tmp").mkdir()
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir())[1:] == ["step-00000024", "step-00000028"]
-    assert "step 28" in run(data, tmp_path)
-    assert not (tmp_path / "checkpoints/.step-00000032.tmp").exists()
+@pytest.fixture
+def interrupted(failed: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(failed, tmp_path / "run"))
 
 
-def test_other_settings_do_not_go_on_with_a_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    interrupted(data, tmp_path, monkeypatch)
+def test_the_newest_checkpoints_are_kept_and_half_written_ones_removed(data: Path, interrupted: Path) -> None:
+    (interrupted / "checkpoints/.step-00000016.tmp").mkdir()
+    assert sorted(p.name for p in (interrupted / "checkpoints").iterdir())[1:] == ["step-00000008", "step-00000012"]
+    assert "step 12" in run(data, interrupted)
+    assert not (interrupted / "checkpoints/.step-00000016.tmp").exists()
+
+
+def test_other_settings_do_not_go_on_with_a_run(data: Path, interrupted: Path) -> None:
     with pytest.raises(RequestError, match=r"learning_rate 0\.5"):
-        run(data, tmp_path, learning_rate=0.5)
-    run(data, tmp_path, accumulate=2)  # changes memory, and nothing that is learnt
+        run(data, interrupted, learning_rate=0.5)
+    run(data, interrupted, accumulate=2)  # changes memory, and nothing that is learnt
 
 
-def test_a_damaged_checkpoint_is_named(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    interrupted(data, tmp_path, monkeypatch)
-    shard = tmp_path / "checkpoints/step-00000028/__0_0.distcp"
+def test_a_damaged_checkpoint_is_named(data: Path, interrupted: Path) -> None:
+    shard = interrupted / "checkpoints/step-00000012/__0_0.distcp"
     shard.write_bytes(shard.read_bytes()[:1000])
-    with pytest.raises(DataError, match="step-00000028"):
-        run(data, tmp_path)
+    with pytest.raises(DataError, match="step-00000012"):
+        run(data, interrupted)
 
 
-class _Evil:
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, ("touch /tmp/shardmill-must-not-exist",)
-
-
-def test_a_checkpoint_cannot_run_code(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    interrupted(data, tmp_path, monkeypatch)
-    (tmp_path / "checkpoints/step-00000028/.metadata").write_bytes(pickle.dumps(_Evil()))
+@pytest.mark.parametrize("path", ["posix.system", "torch.distributed.checkpoint.filesystem os.system"])
+def test_a_checkpoint_cannot_run_code(path: str, data: Path, interrupted: Path, tmp_path: Path) -> None:
+    module, name = path.split(" ") if " " in path else path.rsplit(".", 1)
+    proof = tmp_path / "code-was-run"
+    command = f"touch {proof}".encode()
+    # What pickle writes for a call of module.name with one string; a dotted name reaches what the module imports.
+    evil = b"\x80\x04\x8c" + bytes([len(module)]) + module.encode() + b"\x8c" + bytes([len(name)]) + name.encode()
+    evil += b"\x93\x8c" + bytes([len(command)]) + command + b"\x85R."
+    pickle.loads(evil)
+    assert proof.exists(), "the attack must work where nothing stops it"
+    proof.unlink()
+    (interrupted / "checkpoints/step-00000012/.metadata").write_bytes(evil)
     with pytest.raises(DataError, match="must not name"):
-        run(data, tmp_path)
-    assert not Path("/tmp/shardmill-must-not-exist").exists()
-    assert Checkpoints.__doc__
+        run(data, interrupted)
+    assert not proof.exists()

@@ -158,3 +158,22 @@ def test_importing_the_trainer_imports_no_beam_and_its_command_line_no_torch() -
 def test_docstring_examples_are_true() -> None:
     result = doctest.testmod(trainer.schedules)
     assert (result.failed, result.attempted > 0) == (0, True)
+
+
+@pytest.mark.slow
+def test_compiled_models_learn_as_they_do_uncompiled(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data", objective="mlm", specs=LEARNABLE, vocab_size=120, tokens=cyclic)
+    found = []
+    for compiled in (False, True):
+        settings = TrainSettings(
+            dataset=data,
+            out=tmp_path / f"{compiled}",
+            steps=8,
+            tokens_per_batch=160,
+            device="cpu",
+            compile=compiled,
+            tensorboard=False,
+        )
+        result = train(settings, console=Console(quiet=True))
+        found.append((result.last_loss, result.validation.loss if result.validation else None))
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
