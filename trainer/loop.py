@@ -8,10 +8,8 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -32,6 +30,7 @@ from trainer.run import Run
 from trainer.samples import samples
 from trainer.schedules import learning_rate_factor, noam_peak
 from trainer.settings import TrainResult, TrainSettings
+from trainer.signals import Stop, stopped_by_signals
 from trainer.step import Losses, backward, decay_groups
 from trainer.stream import Stream
 from trainer.tokenizer import check_tokenizer
@@ -56,21 +55,6 @@ def train(settings: TrainSettings, *, console: Console | None = None) -> TrainRe
         return _Training(settings, world, console or Console()).run()
 
 
-@dataclass(eq=False)
-class _Stop:
-    """Whether a signal has asked for the end."""
-
-    number: int = 0
-    """Of the signal, 0 before there is one."""
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Remember a signal; a second one ends the process as usual."""
-        if self.number:
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-            signal.raise_signal(number)
-        self.number = number
-
-
 class _Training:
     """What the parts of a run share."""
 
@@ -91,7 +75,7 @@ class _Training:
 
     def _stream(self, split: str, seed: int, **options: Any) -> Stream:
         s = self.settings
-        packed = self.family.packed and s.documents != "together"
+        apart = self.family.packed if s.documents == "auto" else s.documents == "apart"
         return Stream(
             s.dataset,
             split=split,
@@ -100,7 +84,7 @@ class _Training:
             rank=self.world.rank,
             world_size=self.world.size,
             order=s.order,
-            documents=packed,
+            documents=apart,
             sources=True,
             on_error=s.on_error,
             checksums=s.checksums,
@@ -155,8 +139,12 @@ class _Training:
             log=lambda values: self._log(values, writer),
             show=lambda line: self.console.print(line, highlight=False),
         )
-        stop = _Stop()
-        with _signals(stop), _progress(self.console) as progress, contextlib.closing(iter(self.stream)) as batches:
+        stop = Stop()
+        with (
+            stopped_by_signals(stop),
+            _progress(self.console) as progress,
+            contextlib.closing(iter(self.stream)) as batches,
+        ):
             bar = progress.add_task("", total=self.steps, completed=begun)
             for step in range(begun + 1, self.steps + 1):
                 stopping = self._step(step, batches, module, optimizer, meter, stop)
@@ -186,7 +174,7 @@ class _Training:
         module: nn.Module,
         optimizer: torch.optim.Optimizer,
         meter: Meter,
-        stop: _Stop,
+        stop: Stop,
     ) -> bool:
         """One optimiser step; true if a process has been asked to stop."""
         s, world = self.settings, self.world
@@ -318,22 +306,6 @@ class _Training:
             finished=not stopped_by,
             stopped_by=int(stopped_by),
         )
-
-
-@contextlib.contextmanager
-def _signals(stop: _Stop) -> Iterator[None]:
-    """Let SIGTERM and the first Ctrl-C end the run after the step that is being done, at a checkpoint."""
-    before: dict[int, Callable[..., Any] | int | None] = {}
-    try:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            before[number] = signal.signal(number, stop)
-    except ValueError:  # not in the main thread, where signals are somebody else's
-        pass
-    try:
-        yield
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
 
 
 def _progress(console: Console) -> Progress:

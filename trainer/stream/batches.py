@@ -14,9 +14,9 @@ import torch
 from schemas.errors import RequestError
 from schemas.keys import draw
 from schemas.manifest import Manifest
+from trainer.stream.columns import Limits
 from trainer.stream.documents import document_ids, position_ids
 from trainer.stream.lanes import I64
-from trainer.stream.reader import Limits
 from trainer.stream.rows import Bool, RowStore, Values
 
 IGNORED_LABEL = -100

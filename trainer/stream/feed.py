@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
+from trainer.stream.columns import Limits, Piece
 from trainer.stream.lanes import I64, Lanes
 from trainer.stream.plan import GlobalBatch, StreamPlan
-from trainer.stream.reader import Limits, Piece, RowGroupReader, Ticket
+from trainer.stream.reader import RowGroupReader, Ticket
 from trainer.stream.rows import RowStore
 
 _STEPS_AHEAD = 512

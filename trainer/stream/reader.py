@@ -11,55 +11,22 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.errors import DataError
 from schemas.storage import Location
 from schemas.tables import read_fingerprint
-from trainer.stream.plan import I64, StreamPlan
+from trainer.stream.columns import REMEDY, Limits, Piece, check_pairs, flat
+from trainer.stream.plan import StreamPlan
 from trainer.stream.pool import ReadPool
 
 OnError = Literal["fail", "skip"]
 
-I32 = npt.NDArray[np.int32]
-
 _MOST_FOOTERS = 256
 """Footers kept in memory, some ten kB each; parsing one takes a tenth of the time of reading a row group."""
 
-_REMEDY = "`shardmill verify` names every bad shard; restore them, or prepare the dataset again"
-
 _log = logging.getLogger("shardmill.stream")
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Flat:
-    """A column of some rows."""
-
-    lengths: I64
-    """int64 [rows], elements of each row; empty for a column of one value a row."""
-    values: I32
-    """int32 [elements], the rows one after the other."""
-
-
-Piece = dict[str, Flat]
-"""The columns of a row group by name."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What a column may hold; a model that gets anything else fails later and far from the cause."""
-
-    values: int
-    """One past the greatest value."""
-    least: int = 0
-    """Least elements of a row."""
-    most: int = 0
-    """Most elements of a row; 0 for a column of one value a row."""
-    names: tuple[str, ...] = ()
-    """Of a column of strings: what each value stands for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,11 +180,11 @@ class RowGroupReader:
                 present = [n for n in limits if n in file.schema_arrow.names]
                 table = file.read_row_group(row_group, columns=present, use_threads=False)
         except FileNotFoundError as error:
-            raise DataError("A shard is missing", where=str(place), remedy=_REMEDY) from error
+            raise DataError("A shard is missing", where=str(place), remedy=REMEDY) from error
         except (pa.ArrowException, OSError, IndexError) as error:
-            raise DataError("A shard cannot be read", where=where, got=str(error), remedy=_REMEDY) from error
+            raise DataError("A shard cannot be read", where=where, got=str(error), remedy=REMEDY) from error
         if missing := [c for c in limits if c not in present]:
-            raise DataError("A shard lacks a column", where=str(place), expected=", ".join(missing), remedy=_REMEDY)
+            raise DataError("A shard lacks a column", where=str(place), expected=", ".join(missing), remedy=REMEDY)
         rows = int(b.group_rows[group])
         if table.num_rows != rows:
             raise DataError(
@@ -225,10 +192,10 @@ class RowGroupReader:
                 where=where,
                 expected=f"{rows} rows",
                 got=f"{table.num_rows} rows",
-                remedy=_REMEDY,
+                remedy=REMEDY,
             )
-        piece = {name: _flat(table[name], name, limit, where) for name, limit in limits.items()}
-        _check_pairs(piece, where)
+        piece = {name: flat(table[name], name, limit, where) for name, limit in limits.items()}
+        check_pairs(piece, where)
         return piece
 
     def _check_sha256(self, source: pa.NativeFile, shard: int, place: Location) -> None:
@@ -242,7 +209,7 @@ class RowGroupReader:
                 where=str(place),
                 expected=f"sha256 {self._plan.shard_sha256[shard]}",
                 got=f"sha256 {digest.hexdigest()}",
-                remedy=_REMEDY,
+                remedy=REMEDY,
             )
 
     def _keep_footer(self, metadata: pq.FileMetaData, shard: int, place: Location) -> None:
@@ -256,71 +223,8 @@ class RowGroupReader:
                 where=str(place),
                 expected=f"fingerprint {self._fingerprint} and {rows} rows",
                 got=f"fingerprint {found} and {metadata.num_rows} rows",
-                remedy=_REMEDY,
+                remedy=REMEDY,
             )
         if len(self._footers) >= _MOST_FOOTERS:
             self._footers.clear()
         self._footers[shard] = metadata
-
-
-def _flat(column: pa.ChunkedArray, name: str, limits: Limits, where: str) -> Flat:
-    """A column as flat arrays, refused where it holds what it must not."""
-    array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-    lengths = np.empty(0, dtype=np.int64)
-    if pa.types.is_list(array.type):
-        lengths = np.diff(array.offsets.to_numpy()).astype(np.int64)
-        if not (limits.least <= lengths.min() and lengths.max() <= limits.most):
-            raise DataError(
-                f"Rows of {name} do not fit into their length bucket",
-                where=where,
-                expected=f"{limits.least} to {limits.most} elements a row",
-                got=f"{lengths.min()} to {lengths.max()}",
-                remedy=_REMEDY,
-            )
-        values = array.flatten().to_numpy()
-    elif pa.types.is_dictionary(array.type):
-        values = _renumbered(array, name, limits.names, where)
-    else:
-        values = array.cast(pa.int32()).to_numpy(zero_copy_only=False)
-    if values.size and not (values.min() >= 0 and values.max() < limits.values):
-        raise DataError(
-            f"Values of {name} are out of range",
-            where=where,
-            expected=f"0 to {limits.values - 1}",
-            got=f"{values.min()} to {values.max()}",
-            remedy=_REMEDY,
-        )
-    return Flat(lengths=lengths, values=values)
-
-
-def _renumbered(array: pa.DictionaryArray, name: str, names: tuple[str, ...], where: str) -> I32:
-    """The values of a dictionary column as indices into `names`."""
-    known = {n: i for i, n in enumerate(names)}
-    entries = array.dictionary.to_pylist()
-    if unknown := [e for e in entries if e not in known]:
-        raise DataError(
-            f"A value of {name} is not in the manifest",
-            where=where,
-            expected=", ".join(names),
-            got=repr(unknown[0]),
-            remedy=_REMEDY,
-        )
-    return np.array([known[e] for e in entries] or [0], dtype=np.int32)[array.indices.to_numpy()]
-
-
-def _check_pairs(piece: Piece, where: str) -> None:
-    """Refuse masked positions without labels, and values that point beyond their row."""
-    if "mask_positions" in piece and not np.array_equal(
-        piece["mask_positions"].lengths, piece["mask_labels"].lengths
-    ):
-        raise DataError(
-            "Masked positions and their labels differ in number",
-            where=where,
-            expected="one element of mask_labels for each of mask_positions",
-            remedy=_REMEDY,
-        )
-    for name in ("prefix_length", "segment_a_length"):
-        if name in piece and (piece[name].values > piece["input_ids"].lengths).any():
-            raise DataError(
-                f"A row's {name} is greater than the row", where=where, expected="at most its length", remedy=_REMEDY
-            )

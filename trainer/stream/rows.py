@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trainer.stream.columns import I32, Limits, Piece
 from trainer.stream.lanes import I64
-from trainer.stream.reader import I32, Limits, Piece
 
 Bool = npt.NDArray[np.bool_]
 Values = npt.NDArray[Any]

@@ -19,10 +19,11 @@ from schemas.manifest import Manifest, read_manifest, read_shards
 from schemas.storage import Location
 from trainer.stream import inspect
 from trainer.stream.batches import Batch, BatchRows, assemble, batch_kind, column_limits, target_length
+from trainer.stream.columns import Limits
 from trainer.stream.feed import Feed
 from trainer.stream.lanes import MOST_LANES
 from trainer.stream.plan import GlobalBatch, StreamPlan, plan_stream
-from trainer.stream.reader import Fault, Limits, OnError, RowGroupReader
+from trainer.stream.reader import Fault, OnError, RowGroupReader
 from trainer.stream.turns import Order
 
 
