@@ -63,7 +63,8 @@ def flat(column: pa.ChunkedArray, name: str, limits: Limits, where: str) -> Flat
         values = _renumbered(array, name, limits.names, where)
     else:
         values = array.cast(pa.int32()).to_numpy(zero_copy_only=False)
-    if values.size and not (values.min() >= 0 and values.max() < limits.values):
+    # As unsigned numbers, negative ones are the greatest: one pass in place of two.
+    if values.size and values.view(np.uint32).max() >= limits.values:
         raise DataError(
             f"Values of {name} are out of range",
             where=where,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -19,17 +19,42 @@ _STEPS_AHEAD = 512
 """How many steps before its first batch a bucket, or the next epoch of it, is begun to be read."""
 
 
+_BLOCK = 4096
+"""Positions that are located together."""
+
+_EMPTY = np.empty(0, dtype=np.int64)
+
+
 @dataclass(eq=False, kw_only=True)
 class _Pass:
     """One bucket in one epoch, as far as this rank reads it."""
 
     lanes: Lanes
+    rank: int
+    world_size: int
     first_row: npt.NDArray[np.int64]
     """int64 [windows]: where a window's rows begin in the store, −1 for windows that are not there."""
     loading: dict[int, tuple[Ticket, int]] = field(default_factory=dict)
     """By window, what is being read and the first row of the slot that it is put into."""
     held: dict[int, int] = field(default_factory=dict)
     """By lane, the window that is in the store."""
+    block: tuple[int, I64, I64] = field(default_factory=lambda: (0, _EMPTY, _EMPTY))
+    """The first of a run of this rank's positions, and where they are."""
+
+    def located(self, begin: int, end: int) -> tuple[I64, I64]:
+        """(window, place within it) of this rank's positions `begin` to `end`, the k-th being rank + k · world_size.
+
+        Found for many batches at a time: one costs almost as much as a hundred.
+        """
+        first, windows, places = self.block
+        if not (first <= begin and end <= first + len(windows)):
+            last = min(max(end, begin + _BLOCK), -((self.rank - self.lanes.rows) // self.world_size))
+            first, (windows, places) = (
+                begin,
+                self.lanes.locate(np.arange(begin, last) * self.world_size + self.rank),
+            )
+            self.block = first, windows, places
+        return windows[begin - first : end - first], places[begin - first : end - first]
 
 
 class Feed:
@@ -49,7 +74,11 @@ class Feed:
         self._rank, self._world_size, self._last_step = rank, world_size, last_step
         self._passes: dict[tuple[int, int], _Pass] = {}
         self._stores: dict[int, RowStore] = {}
-        self._looked_at = -1
+        self._coming: list[tuple[int, int, int]] = []
+        """(first step, bucket, epoch) of passes that are not begun, in order."""
+        self._begun = False
+        self._now = (-1, -1)
+        """Epoch and stage of the last batch."""
 
     def rows(self, batch: GlobalBatch) -> tuple[RowStore, I64, I64]:
         """A rank's rows of a batch, in memory.
@@ -60,13 +89,19 @@ class Feed:
         Raises:
           DataError: a row group cannot be read, and is not to be skipped.
         """
-        self._forget(batch)
+        if not self._begun:
+            self._begun, self._coming = True, self._plan.beginnings(batch.epoch)
+        if self._now != (now := (batch.epoch, self._plan.buckets[batch.bucket].stage)):
+            self._now = now
+            self._forget(batch)
         current = self._pass(batch.bucket, batch.epoch)
-        positions = batch.positions(self._rank, self._world_size)
-        windows, places = current.lanes.locate(positions)
+        begin, end = (-((self._rank - edge) // self._world_size) for edge in (batch.begin, batch.end))
+        windows, places = current.located(begin, end)
+        positions = np.arange(begin, end) * self._world_size + self._rank
         outdated: list[int] = []
-        if (current.first_row[windows] < 0).any():
-            needed = np.unique(windows[current.first_row[windows] < 0]).tolist()
+        first_rows = current.first_row[windows]
+        if len(windows) and first_rows.min() < 0:
+            needed = np.unique(windows[first_rows < 0]).tolist()
             for window in needed:
                 if not self._start(batch.bucket, current, window):
                     self._make_room(batch.bucket)
@@ -74,9 +109,10 @@ class Feed:
             self._look_ahead(batch)
             for window in needed:
                 outdated += self._load(batch.bucket, current, window)
+            first_rows = current.first_row[windows]
         else:
             self._look_ahead(batch)
-        store, rows = self._store(batch.bucket, current.lanes), current.first_row[windows] + places
+        store, rows = self._store(batch.bucket, current.lanes), first_rows + places
         for window in outdated:
             # The next window is put there by the next call at the earliest, and by then this batch is made.
             store.release(int(current.first_row[window]))
@@ -86,14 +122,18 @@ class Feed:
     def _pass(self, bucket: int, epoch: int) -> _Pass:
         if (bucket, epoch) not in self._passes:
             lanes = self._plan.lanes(bucket, epoch)
-            self._passes[bucket, epoch] = _Pass(lanes=lanes, first_row=np.full(lanes.windows, -1, dtype=np.int64))
+            self._passes[bucket, epoch] = _Pass(
+                lanes=lanes,
+                rank=self._rank,
+                world_size=self._world_size,
+                first_row=np.full(lanes.windows, -1, dtype=np.int64),
+            )
         return self._passes[bucket, epoch]
 
     def _forget(self, batch: GlobalBatch) -> None:
         """Free what is over: earlier epochs and earlier stages."""
-        now = (batch.epoch, self._plan.buckets[batch.bucket].stage)
         for bucket, epoch in list(self._passes):
-            if (epoch, self._plan.buckets[bucket].stage) < now:
+            if (epoch, self._plan.buckets[bucket].stage) < self._now:
                 over = self._passes.pop((bucket, epoch))
                 # A rank may have begun to read a lane's last window of which the other ranks take all rows.
                 for ticket, _ in over.loading.values():
@@ -155,17 +195,17 @@ class Feed:
 
     def _look_ahead(self, batch: GlobalBatch) -> None:
         """Begin to read the first windows of what is soon to come, up to the next epoch."""
-        step, last = max(batch.step, self._looked_at) + 1, batch.step + _STEPS_AHEAD
-        while step <= last and (self._last_step is None or step < self._last_step):
-            coming = self._plan.batch(step)
-            if coming.epoch > batch.epoch + 1:
+        while self._coming and self._coming[0][0] <= batch.step + _STEPS_AHEAD:
+            step, bucket, epoch = self._coming.pop(0)
+            if not self._coming and (self._last_step is None or step < self._last_step):
+                self._coming = self._plan.beginnings(epoch + 1)
+            if step <= batch.step or (self._last_step is not None and step >= self._last_step):
+                continue
+            if epoch > batch.epoch + 1:
+                self._coming.insert(0, (step, bucket, epoch))
                 break
-            if (coming.bucket, coming.epoch) not in self._passes:
-                first = self._pass(coming.bucket, coming.epoch)
+            if (bucket, epoch) not in self._passes:
+                first = self._pass(bucket, epoch)
                 # Each lane gives one row in turn, so these positions touch the first window of every lane.
-                round_of_lanes = replace(coming, end=min(coming.begin + first.lanes.count, first.lanes.rows))
-                windows, _ = first.lanes.locate(round_of_lanes.positions(self._rank, self._world_size))
-                for window in np.unique(windows).tolist():
-                    self._start(coming.bucket, first, window)
-            self._looked_at = step
-            step += 1
+                for window in np.unique(first.located(0, -(-first.lanes.count // self._world_size))[0]).tolist():
+                    self._start(bucket, first, window)

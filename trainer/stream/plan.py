@@ -6,6 +6,7 @@ shards, the seed and the arguments, so any step is as cheap as the first one.
 
 from __future__ import annotations
 
+import bisect
 import functools
 import hashlib
 from dataclasses import dataclass
@@ -101,6 +102,10 @@ class StreamPlan:
         return stages
 
     @functools.cached_property
+    def _first_steps(self) -> list[int]:
+        return [first for first, _ in self._stages]
+
+    @functools.cached_property
     def steps_per_epoch(self) -> int:
         """Global batches of one pass over all stages."""
         return sum(b.batches for b in self.buckets)
@@ -108,14 +113,31 @@ class StreamPlan:
     def batch(self, step: int) -> GlobalBatch:
         """The global batch of a step, counted from 0 over all epochs."""
         epoch, index = divmod(step, self.steps_per_epoch)
-        stage = max(i for i, (first, _) in enumerate(self._stages) if first <= index)
+        stage = bisect.bisect_right(self._first_steps, index) - 1
         run, place = divmod(index - self._stages[stage][0], _RUN_STEPS)
         bucket, ordinal = self._run(epoch, stage, run)[place]
         b = self.buckets[bucket]
         begin = ordinal * b.batch_rows
         return GlobalBatch(step=step, epoch=epoch, bucket=bucket, begin=begin, end=min(begin + b.batch_rows, b.rows))
 
-    @functools.lru_cache(maxsize=32)  # noqa: B019 (plans are few and live as long as the run)
+    @functools.lru_cache(maxsize=4)  # noqa: B019 (plans are few and live as long as the run)
+    def _beginnings(self, epoch: int) -> list[tuple[int, int, int]]:
+        found = []
+        for stage, (first, members) in enumerate(self._stages):
+            turns = self._turns(epoch, stage)
+            for turn, bucket in enumerate(members):
+                low, high = 0, sum(self.buckets[i].batches for i in members)  # its first batch is in [low, high)
+                while high - low > 1:
+                    middle = (low + high) // 2
+                    low, high = (low, middle) if turns.before(middle)[turn] else (middle, high)
+                found.append((epoch * self.steps_per_epoch + first + low, bucket, epoch))
+        return sorted(found)
+
+    def beginnings(self, epoch: int) -> list[tuple[int, int, int]]:
+        """(first step, bucket, epoch) of each bucket in an epoch, in order."""
+        return list(self._beginnings(epoch))
+
+    @functools.lru_cache(maxsize=32)  # noqa: B019 (as above)
     def _run(self, epoch: int, stage: int, run: int) -> list[tuple[int, int]]:
         members = self._stages[stage][1]
         turns = self._turns(epoch, stage).run(run * _RUN_STEPS, _RUN_STEPS)
