@@ -1,162 +1,311 @@
-"""The training loop: AdamW, linear warm-up and cosine decay, metrics, and a saved model at the end.
+"""The training loop: a stream, a model, AdamW and a schedule; metrics, evaluation, checkpoints and a saved model.
 
-One process, one device. Not a framework: to train something larger, take `Stream` into a loop of your own.
+Reads from top to bottom, and is not a framework: to train something else, take `Stream` into a loop of your own.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
-import os
+import signal
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from tokenizers import Tokenizer
+from torch import nn
 
-from schemas.errors import DataError, RequestError
-from trainer.evaluation import evaluate, to_device
-from trainer.meter import Meter
-from trainer.models import choose_recipe, loss_sum
+from schemas.errors import RequestError
+from schemas.manifest import read_manifest
+from schemas.storage import Location
+from trainer.checkpoints import Checkpoints
+from trainer.evaluation import Evaluation, evaluate, to_device
+from trainer.meter import Meter, peak_flops
+from trainer.models import Recipe, choose_recipe
 from trainer.report import header, next_command, summary
 from trainer.run import Run
+from trainer.samples import samples
+from trainer.schedules import learning_rate_factor, noam_peak
 from trainer.settings import TrainResult, TrainSettings
+from trainer.signals import Stop, stopped_by_signals
+from trainer.step import Losses, backward, decay_groups
 from trainer.stream import Stream
+from trainer.tokenizer import check_tokenizer
+from trainer.world import World, joined, share
 
-__all__ = ["TrainResult", "TrainSettings", "learning_rate_factor", "train"]
-
-
-def learning_rate_factor(step: int, *, steps: int, warmup_steps: int) -> float:
-    """Share of the peak learning rate at a step: up linearly, then down a half cosine to 0 after the last step.
-
-    >>> [round(learning_rate_factor(s, steps=10, warmup_steps=2), 2) for s in (0, 1, 2, 6, 9)]
-    [0.5, 1.0, 1.0, 0.5, 0.04]
-    """
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps)))
+__all__ = ["TrainResult", "TrainSettings", "train"]
 
 
 def train(settings: TrainSettings, *, console: Console | None = None) -> TrainResult:
-    """Train a model on a dataset and save it.
+    """Train a model on a dataset and save it; under torchrun, together with the other processes.
 
-    Prints a header, a line every `log_every_steps` steps, and a summary.
+    Prints a header, a line every `log_every_steps` steps, and a summary. A run that was stopped goes on from its
+    newest checkpoint when it is started again with the same settings.
 
     Raises:
       RequestError: there is no such dataset, it does not fit the recipe or the batch, an option is out of range,
-        the run is already finished, or the training diverges.
-      DataError: a shard is missing or damaged.
+        another run is in `out`, or the training diverges.
+      DataError: a shard or a checkpoint is missing or damaged.
     """
-    console = console or Console()
     settings.check()
-    device = _device(settings.device)
-    stream = Stream(settings.dataset, tokens_per_batch=settings.tokens_per_batch, seed=settings.seed)
-    recipe = choose_recipe(settings.recipe, stream.objective)
-    steps = settings.steps or stream.plan.steps_per_epoch
-    _check_surroundings(stream)
-    validation = _validation_stream(settings, stream)
-    run = Run.start(settings.out, overwrite=settings.overwrite)
-
-    torch.manual_seed(settings.seed)
-    model = recipe.build(stream.manifest.tokenizer, stream.longest_row).to(device).train()
-    peak = recipe.learning_rate if settings.learning_rate is None else settings.learning_rate
-    optimizer = _optimizer(model, peak, settings.weight_decay)
-    warmup_steps = max(1, round(settings.warmup_share * steps))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_factor(step, steps=steps, warmup_steps=warmup_steps)
-    )
-    parameters = sum(p.numel() for p in model.parameters())
-    console.print(header(stream, recipe.name, parameters, steps, device.type), highlight=False)
-
-    meter = Meter(steps, log=run.log, show=lambda line: console.print(line, highlight=False))
-    with _progress(console) as progress, contextlib.closing(iter(stream)) as batches:
-        bar = progress.add_task("", total=steps)
-        for step in range(1, steps + 1):
-            asked = time.perf_counter()
-            batch = next(batches)
-            waited_seconds = time.perf_counter() - asked
-            tokens = int((batch["attention_mask"].sum(1) * batch["row_weight"]).sum())
-
-            loss_total, labels = loss_sum(recipe, model, to_device(batch, device))
-            loss = loss_total / labels.clamp(min=1)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
-            learning_rate = schedule.get_last_lr()[0]
-            optimizer.step()
-            schedule.step()
-
-            meter.add(loss.detach(), tokens=tokens, waited_seconds=waited_seconds)
-            progress.advance(bar)
-            if step % settings.log_every_steps == 0 or step == steps:
-                meter.report(learning_rate=learning_rate, grad_norm=float(grad_norm))
-
-    score = None
-    if validation is not None:
-        score = evaluate(recipe, model, validation, batches=settings.eval_batches, device=device)
-        run.log({"step": steps, "validation_loss": score.loss, "validation_perplexity": score.perplexity})
-    run.save(model, stream.dataset, stream.manifest.tokenizer)
-    tenth = max(1, steps // 10)
-    result = TrainResult(
-        recipe=recipe.name,
-        steps=steps,
-        tokens=meter.tokens,
-        seconds=meter.seconds,
-        first_loss=sum(meter.losses[:tenth]) / tenth,
-        last_loss=sum(meter.losses[-tenth:]) / tenth,
-        validation=score,
-        model_directory=str(run.final),
-    )
-    console.print(summary(result), highlight=False)
-    # Not wrapped: this line is there to be copied.
-    console.print(f"  {next_command(result)}", highlight=False, markup=False, soft_wrap=True)
-    return result
+    with joined(settings.device) as world:
+        return _Training(settings, world, console or Console()).run()
 
 
-def _device(name: str) -> torch.device:
-    if name not in ("auto", "cpu", "cuda"):
-        raise RequestError("There is no such device", expected="auto, cpu or cuda", got=name)
-    if name == "cuda" and not torch.cuda.is_available():
-        raise RequestError(
-            "PyTorch sees no CUDA device here",
-            got="--device cuda",
-            remedy="Use --device cpu, or install a build of PyTorch that fits the driver",
-        )
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+class _Training:
+    """What the parts of a run share."""
 
+    def __init__(self, settings: TrainSettings, world: World, console: Console) -> None:
+        self.settings, self.world = settings, world
+        self.console = console if world.leads else Console(quiet=True)
+        self.recipe: Recipe = choose_recipe(settings.recipe, read_manifest(Location.of(settings.dataset)).objective)
+        self.family = self.recipe.family
+        self.stream = self._stream("train", settings.seed)
+        check_tokenizer(self.stream.dataset, self.stream.manifest)
+        self.steps = settings.steps or max(1, round(settings.epochs * self.stream.plan.steps_per_epoch))
+        identity = settings.identity(self.stream.plan.digest, self.recipe.name, self.steps)
+        torch.manual_seed(settings.seed)
+        self.model = self.recipe.build(self.stream.manifest, self.stream.longest_row, settings.positions)
+        self.model.to(world.device).train()
+        self._start_run(identity)
+        self.parts = [p for p in self.family.part_weights if p in self._parts_of_dataset()]
 
-def _check_surroundings(stream: Stream) -> None:
-    """Refuse what would fail later, or train something else than was meant."""
-    if not (stream.dataset / "tokenizer.json").exists():
-        raise DataError(
-            "The dataset lacks its tokenizer, and the model would be saved without one",
-            where=str(stream.dataset / "tokenizer.json"),
-            remedy="Restore it, or prepare the dataset again",
-        )
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise RequestError(
-            "This trainer runs in one process",
-            expected="no torchrun, or one process",
-            got=f"WORLD_SIZE {os.environ['WORLD_SIZE']}",
-            remedy="Give each process a Stream(rank=…, world_size=…) in a loop of your own",
+    def _stream(self, split: str, seed: int, **options: Any) -> Stream:
+        s = self.settings
+        apart = self.family.packed if s.documents == "auto" else s.documents == "apart"
+        return Stream(
+            s.dataset,
+            split=split,
+            tokens_per_batch=s.tokens_per_batch,
+            seed=seed,
+            rank=self.world.rank,
+            world_size=self.world.size,
+            order=s.order,
+            documents=apart,
+            sources=True,
+            on_error=s.on_error,
+            checksums=s.checksums,
+            **options,
         )
 
+    def _start_run(self, identity: dict[str, Any]) -> None:
+        """The leading process makes the directory; what it finds wrong, all of them say."""
+        error: RequestError | None = None
+        if self.world.leads:
+            try:
+                Run.start(self.settings.out, identity, overwrite=self.settings.overwrite)
+            except RequestError as found:
+                error = found
+        error = self.world.tell(error)
+        if error is not None:
+            raise error
+        self.run_directory = Run(Path(Location.of(self.settings.out).uri))
 
-def _validation_stream(settings: TrainSettings, stream: Stream) -> Stream | None:
-    """The stream to evaluate on: always the same batches, whatever the seed of the run."""
-    if "validation" not in stream.splits or settings.eval_batches == 0:
-        return None
-    return Stream(stream.dataset, split="validation", tokens_per_batch=settings.tokens_per_batch, epochs=1)
+    def _parts_of_dataset(self) -> set[str]:
+        pairs = self.stream.objective == "sentence_pair"
+        return {p for p in self.family.part_weights if p != "pair" or pairs}
 
+    def run(self) -> TrainResult:
+        """Train to the end, or to a signal."""
+        s, world, run = self.settings, self.world, self.run_directory
+        bf16 = s.precision == "bf16" or (s.precision == "auto" and world.device.type == "cuda")
+        if s.compile:
+            shapes = {b.length for b in self.stream.plan.buckets}
+            torch._dynamo.config.cache_size_limit = max(8, 4 * len(shapes))
+            for backbone in self.family.backbones(self.model):
+                backbone.compile(dynamic=False)
+        module = share(Losses(self.family, self.model, smoothing=s.label_smoothing, bf16=bf16), world, s.parallel)
+        weight_decay = self.recipe.weight_decay if s.weight_decay is None else s.weight_decay
+        optimizer = torch.optim.AdamW(decay_groups(module, weight_decay), lr=0.0, betas=self.recipe.betas, fused=True)
+        checkpoints = Checkpoints(run.checkpoints, world, keep=s.keep_checkpoints)
+        begun, tokens = self._resume(checkpoints, module, optimizer)
+        writer = self._tensorboard(begun)
+        parameters = sum(p.numel() for p in self.model.parameters())
+        self.console.print(
+            header(self.stream, self.recipe.name, parameters, self.steps, world, begun), highlight=False
+        )
+        meter = Meter(
+            self.family,
+            world,
+            parts=self.parts,
+            sources=[x.name for x in self.stream.manifest.sources],
+            steps=self.steps,
+            tokens=tokens,
+            flops_per_token=6.0 * parameters,
+            peak=peak_flops(world.device, s.peak_tflops),
+            log=lambda values: self._log(values, writer),
+            show=lambda line: self.console.print(line, highlight=False),
+        )
+        stop = Stop()
+        with (
+            stopped_by_signals(stop),
+            _progress(self.console) as progress,
+            contextlib.closing(iter(self.stream)) as batches,
+        ):
+            bar = progress.add_task("", total=self.steps, completed=begun)
+            for step in range(begun + 1, self.steps + 1):
+                stopping = self._step(step, batches, module, optimizer, meter, stop)
+                progress.advance(bar)
+                if step < self.steps and (stopping or step % s.checkpoint_every_steps == 0):
+                    state = {"step": step, "tokens": meter.tokens, "stream": self.stream.state_dict()}
+                    checkpoints.save(step, module, optimizer, state)
+                if stopping and step < self.steps:
+                    self.console.print(f"Stopped by a signal after step {step:,}, at a checkpoint.", highlight=False)
+                    return self._result(step, meter, None, stopped_by=stop.number or signal.SIGTERM)
+                if s.eval_every_steps and step % s.eval_every_steps == 0 and step < self.steps:
+                    self._evaluate(step, module, writer)
+        score = self._evaluate(self.steps, module, writer)
+        self._save(module)
+        if writer is not None:
+            writer.close()
+        result = self._result(self.steps, meter, score)
+        self.console.print(summary(result), highlight=False)
+        # Not wrapped: this line is there to be copied.
+        self.console.print(f"  {next_command(result)}", highlight=False, markup=False, soft_wrap=True)
+        return result
 
-def _optimizer(model: Any, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=learning_rate)
+    def _step(
+        self,
+        step: int,
+        batches: Iterator[Any],
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        meter: Meter,
+        stop: Stop,
+    ) -> bool:
+        """One optimiser step; true if a process has been asked to stop."""
+        s, world = self.settings, self.world
+        asked = time.perf_counter()
+        batch = next(batches)
+        waited_seconds = time.perf_counter() - asked
+        names = list(self.family.part_weights)
+        counts = self.family.counts(batch)
+        tokens = (batch["attention_mask"].sum(1) * batch["row_weight"]).sum()
+        zero = torch.zeros(())
+        shared = torch.stack(
+            [*(counts.get(n, zero).float() for n in names), tokens, torch.tensor(float(stop.number > 0))]
+        )
+        # One exchange a step: labels of each part, tokens, and whether anybody was asked to stop. float64 is exact.
+        shared = world.sum(shared.double().to(world.device)).cpu()
+        labels = shared[: len(names)].float().to(world.device)
+        on_device = to_device(batch, world.device)
+        sums, by_source = backward(
+            module, self.family, on_device, labels, world, s.accumulate, len(self.stream.manifest.sources)
+        )
+        grad_norm = nn.utils.clip_grad_norm_(module.parameters(), s.max_grad_norm)
+        learning_rate = self._learning_rate(step - 1)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        meter.add(
+            sums,
+            by_source,
+            labels,
+            tokens=int(shared[-2]),
+            positions=batch["input_ids"].numel() * world.size,
+            waited_seconds=waited_seconds,
+        )
+        if step % s.log_every_steps == 0 or step == self.steps:
+            norm = grad_norm.full_tensor() if hasattr(grad_norm, "full_tensor") else grad_norm
+            meter.report(step, learning_rate=learning_rate, grad_norm=norm, skipped_rows=self.stream.skipped_rows)
+        return bool(shared[-1] > 0)
+
+    def _learning_rate(self, step: int) -> float:
+        """At a step counted from 0."""
+        s = self.settings
+        warmup_steps = max(1, round(s.warmup_share * self.steps))
+        peak = self.recipe.learning_rate if s.learning_rate is None else s.learning_rate
+        if s.noam and s.learning_rate is None:
+            peak = noam_peak(self.recipe.size.hidden, warmup_steps)
+        return peak * learning_rate_factor(
+            "inverse_sqrt" if s.noam else s.schedule or self.recipe.schedule,
+            step,
+            steps=self.steps,
+            warmup_steps=warmup_steps,
+            decay_steps=round(s.decay_share * self.steps),
+        )
+
+    def _resume(
+        self, checkpoints: Checkpoints, module: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> tuple[int, int]:
+        """(steps done, tokens seen) of the newest checkpoint, which everything is brought to; (0, 0) without one."""
+        place = self.world.tell(checkpoints.newest() if self.world.leads else None)
+        state: dict[str, Any] = {"step": 0, "tokens": 0}
+        if place is not None:
+            state = checkpoints.load(place, module, optimizer)
+            self.stream.load_state_dict(state["stream"])
+        if self.world.leads:
+            self.run_directory.rewind(state["step"])
+        return state["step"], state["tokens"]
+
+    def _evaluate(self, step: int, module: nn.Module, writer: Any) -> Evaluation | None:
+        """Score the model on the validation split: always the same batches, whatever the seed of the run."""
+        s = self.settings
+        if "validation" not in self.stream.splits or s.eval_batches == 0:
+            return None
+        stream = self._stream("validation", 0, epochs=1)
+        with torch.random.fork_rng(devices=[]):  # dropout is off, and nothing else may move the run's numbers
+            score = evaluate(module, stream, batches=s.eval_batches, world=self.world, parts=self.parts)
+            if self.world.size == 1 or s.parallel == "ddp":
+                stream.load_state_dict(stream.state_at(0))
+                with contextlib.closing(iter(stream)) as batches:
+                    batch = to_device(next(batches), self.world.device)
+                if self.world.leads:
+                    tokenizer = Tokenizer.from_str((stream.dataset / "tokenizer.json").read_bytes().decode())
+                    with self.run_directory.samples.open("a") as sink:
+                        sink.write(f"step {step}\n{samples(self.family, self.model, batch, tokenizer)}\n")
+        self._log({"step": step, **score.metrics()}, writer)
+        return score
+
+    def _log(self, values: dict[str, Any], writer: Any) -> None:
+        if not self.world.leads:
+            return
+        self.run_directory.log(values)
+        if writer is not None:
+            for name, value in values.items():
+                if isinstance(value, (int, float)) and name != "step":
+                    writer.add_scalar(name, value, values["step"])
+
+    def _tensorboard(self, begun: int) -> Any:
+        if not (self.settings.tensorboard and self.world.leads):
+            return None
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self.run_directory.tensorboard), purge_step=begun + 1 if begun else None)
+
+    def _save(self, module: nn.Module) -> None:
+        """Save the model for `from_pretrained`; a sharded one is gathered in the leading process first."""
+        model = self.model
+        if self.world.size > 1 and self.settings.parallel == "fsdp":
+            from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+            whole = get_model_state_dict(module, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+            model = self.recipe.build(self.stream.manifest, self.stream.longest_row, self.settings.positions)
+            if self.world.leads:
+                model.load_state_dict({k.removeprefix("model."): v for k, v in whole.items()})
+        if self.world.leads:
+            self.run_directory.save(self.family.saved(model), self.stream.dataset, self.stream.manifest.tokenizer)
+        self.world.wait()
+
+    def _result(self, step: int, meter: Meter, score: Evaluation | None, *, stopped_by: int = 0) -> TrainResult:
+        losses = [line["loss"] for line in self.run_directory.lines() if "loss" in line] or [float("nan")]
+        tenth = max(1, len(losses) // 10)
+        return TrainResult(
+            recipe=self.recipe.name,
+            steps=step,
+            tokens=meter.tokens,
+            seconds=meter.seconds,
+            first_loss=sum(losses[:tenth]) / tenth,
+            last_loss=sum(losses[-tenth:]) / tenth,
+            validation=score,
+            model_directory=str(self.run_directory.final),
+            finished=not stopped_by,
+            stopped_by=int(stopped_by),
+        )
 
 
 def _progress(console: Console) -> Progress:

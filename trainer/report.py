@@ -8,46 +8,64 @@ import shlex
 from rich.markup import escape
 
 from schemas.counts import format_count
+from trainer.evaluation import ACCURACIES
 from trainer.models import RECIPES
 from trainer.settings import TrainResult
 from trainer.stream import Stream
+from trainer.world import World
 
 
-def header(stream: Stream, recipe: str, parameters: int, steps: int, device: str) -> str:
+def header(stream: Stream, recipe: str, parameters: int, steps: int, world: World, begun: int) -> str:
     """What is about to happen, as one paragraph of rich markup."""
     about = stream.describe()
     epochs = steps / about["steps_per_epoch"]
     lengths = sorted({b["length"] for b in about["buckets"]})
+    where = world.device.type + (f", {world.size} processes" if world.size > 1 else "")
     data = f"{about['objective']}, {format_count(about['tokens'])} tokens in {about['rows']:,} rows"
+    again = f" Going on from the checkpoint of step {begun:,}." if begun else ""
     return (
-        f"Training [bold]{recipe}[/bold] ({format_count(parameters)} parameters, {device}) on "
+        f"Training [bold]{recipe}[/bold] ({format_count(parameters)} parameters, {where}) on "
         f"[bold]{escape(stream.manifest.name)}[/bold]: {data} of "
         f"{', '.join(map(str, lengths))} tokens; padding {about['padding']:.1%}. "
-        f"{steps:,} steps of at most {stream.tokens_per_batch:,} tokens, {epochs:.2g} epochs."
+        f"{steps:,} steps of at most {stream.tokens_per_batch:,} tokens, {epochs:.2g} epochs.{again}"
     )
 
 
 def summary(result: TrainResult) -> str:
     """What happened, as one paragraph of rich markup."""
     score = result.validation
-    validation = (
-        f"Validation loss {score.loss:.4f}, perplexity {score.perplexity:,.1f} over {score.predicted_tokens:,} "
-        "predicted tokens."
-        if score is not None
-        else "No validation: there are no validation rows, or none were asked for."
-    )
+    validation = "No validation: there are no validation rows, or none were asked for."
+    if score is not None:
+        accuracies = ", ".join(
+            f"{ACCURACIES[part].replace('_', ' ')} {s.accuracy:.1%}" for part, s in score.parts.items()
+        )
+        validation = (
+            f"Validation loss {score.loss:.4f}, perplexity {score.perplexity:,.1f}, {accuracies}, over "
+            f"{score.predicted_tokens:,} predicted tokens."
+        )
     return (
         f"[green]Finished[/green] {result.steps:,} steps, {format_count(result.tokens)} tokens in "
         f"{result.seconds:.1f} s. Loss {result.first_loss:.4f} at first, {result.last_loss:.4f} at last (means of a "
-        f"tenth of the steps each). {validation} The model is in {escape(result.model_directory)}. Try it:"
+        f"tenth of the lines each). {validation} The model is in {escape(result.model_directory)}. Try it:"
     )
 
 
 def next_command(result: TrainResult) -> str:
     """A line for the shell that lets the saved model speak."""
-    task, prompt = "text-generation", '"The"'
-    if RECIPES[result.recipe].objective == "mlm":
-        task, prompt = "fill-mask", 'f"The {p.tokenizer.mask_token} of"'
-    load = f"p = pipeline({json.dumps(task)}, {json.dumps(result.model_directory)})"
-    code = f"from transformers import pipeline; {load}; print(p({prompt}))"
+    family = RECIPES[result.recipe].family
+    where = json.dumps(result.model_directory)
+    if family.causal:
+        code = f'from transformers import pipeline; p = pipeline("text-generation", {where}); print(p("The"))'
+    elif "mlm" in family.part_weights:
+        model = where if "rtd" not in family.part_weights else json.dumps(f"{result.model_directory}/generator")
+        code = (
+            f'from transformers import pipeline; p = pipeline("fill-mask", {model}); '
+            'print(p(f"The {p.tokenizer.mask_token} of"))'
+        )
+    else:
+        code = (
+            "from transformers import AutoModelForSeq2SeqLM as M, AutoTokenizer as T; "
+            f"t, m = T.from_pretrained({where}), M.from_pretrained({where}); "
+            'print(t.decode(m.generate(**t("The", return_tensors="pt"))[0]))'
+        )
     return f"python -c {shlex.quote(code)}"

@@ -17,14 +17,14 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from schemas.ledger import Ledger
-from schemas.manifest import Manifest, TokenizerRecord, Totals
-from schemas.tables import FINGERPRINT_KEY, MASKS, SHARDS, example_schema, parquet_options
+from schemas.manifest import Manifest, SourceRecord, TokenizerRecord, Totals
+from schemas.tables import FINGERPRINT_KEY, MASKS, SHARDS, TARGET, Column, example_schema, parquet_options
 
 torch.set_num_threads(1)
 
 FINGERPRINT = "0123456789abcdef" * 2
-SPECIAL_IDS = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
-FIRST_TEXT_ID = 5
+SPECIAL_IDS = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4, "bos": 5, "eos": 6}
+FIRST_TEXT_ID = 7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,21 @@ SPECS = (
     ShardSpec(stage=0, length=16, rows=6, split="validation"),
     ShardSpec(stage=0, length=32, rows=3, split="validation"),
 )
+
+MASKED = ("mlm", "replaced_token", "sentence_pair")
+TARGETED = ("span_corruption", "ul2", "infilling", "seq2seq")
+COLUMNS = {
+    "mlm": MASKS,
+    "replaced_token": MASKS,
+    "sentence_pair": (
+        *MASKS,
+        Column("segment_a_length", pa.int32(), ""),
+        Column("is_next", pa.bool_(), ""),
+    ),
+    "prefix_lm": (Column("prefix_length", pa.int32(), ""),),
+    **dict.fromkeys(TARGETED, TARGET),
+    "ul2": (*TARGET, Column("denoiser", pa.dictionary(pa.int32(), pa.string()), "")),
+}
 
 Tokens = Callable[[np.random.Generator, int], np.ndarray]
 
@@ -91,7 +106,7 @@ def write_dataset(
             "doc_lengths": pa.ListArray.from_arrays(ones, pa.array(lengths.astype(np.int32))),
             "copy": pa.array(np.zeros(spec.rows, np.int32)),
         }
-        if objective == "mlm":
+        if objective in MASKED:
             masked = rng.random(len(ids)) < 0.15
             masked[offsets[:-1]] = False
             masked[offsets[1:] - 1] = True
@@ -102,8 +117,19 @@ def write_dataset(
             columns["mask_positions"] = pa.ListArray.from_arrays(ends, pa.array(positions))
             columns["mask_labels"] = pa.ListArray.from_arrays(ends, pa.array(ids[at]))
             ids = np.where(masked, SPECIAL_IDS["mask"], ids).astype(np.int32)
+        if objective == "sentence_pair":
+            columns["segment_a_length"] = pa.array(np.maximum(1, lengths // 3).astype(np.int32))
+            columns["is_next"] = pa.array(rng.random(spec.rows) < 0.5)
+        if objective == "prefix_lm":
+            columns["prefix_length"] = pa.array(rng.integers(1, lengths).astype(np.int32))
+        if objective in TARGETED:
+            counts = np.maximum(2, lengths // 2)
+            ends = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+            columns["target_ids"] = pa.ListArray.from_arrays(ends, pa.array(tokens(rng, ends[-1]).astype(np.int32)))
+        if objective == "ul2":
+            columns["denoiser"] = pa.array(["r1", "s1"] * spec.rows)[: spec.rows].dictionary_encode()
         columns["input_ids"] = pa.ListArray.from_arrays(offsets, pa.array(ids))
-        schema = example_schema(MASKS if objective == "mlm" else ())
+        schema = example_schema(COLUMNS.get(objective, ()))
         table = pa.table([columns[n].cast(schema.field(n).type) for n in schema.names], schema=schema)
         table = table.replace_schema_metadata({FINGERPRINT_KEY: FINGERPRINT})
         path = f"data/split={spec.split}/stage={spec.stage}/length={spec.length}/{number:05d}.parquet"
@@ -129,6 +155,9 @@ def write_dataset(
         row += spec.rows
     pq.write_table(pa.Table.from_pylist(index, schema=SHARDS), root / "shards.parquet")
     total = sum(r["tokens"] for r in index)
+    vocabulary = {f"[{role.upper()}]": i for role, i in SPECIAL_IDS.items()}
+    vocabulary |= {f"w{i}": i for i in range(len(vocabulary), vocab_size)}
+    Tokenizer(WordLevel(vocabulary, unk_token="[UNK]")).save(str(root / "tokenizer.json"))
     manifest = Manifest(
         name=name,
         fingerprint=FINGERPRINT,
@@ -136,24 +165,40 @@ def write_dataset(
         shardmill_version="0",
         job={},
         tokenizer=TokenizerRecord(
-            sha256="",
+            sha256=hashlib.sha256((root / "tokenizer.json").read_bytes()).hexdigest(),
             vocab_size=vocab_size,
             special_ids=SPECIAL_IDS if special_ids is None else special_ids,
-            special_token_ids=[0, 1, 2, 3, 4],
+            special_token_ids=list(range(FIRST_TEXT_ID)),
         ),
-        objective={"kind": objective},
-        sources=[],
+        objective={"kind": objective, **({"resolved": _resolved(specs)} if objective in TARGETED else {})},
+        sources=[_source(name, total) for name in ("books", "web")],
         stages=[],
         lengths=[],
         inputs=[],
         ledger=Ledger(entries=[]),
         totals=Totals(rows=row, tokens=total, corpus_tokens=total, shards=len(index), bytes=0),
     )
-    vocabulary = {f"[{role.upper()}]": i for role, i in SPECIAL_IDS.items()}
-    vocabulary |= {f"w{i}": i for i in range(len(vocabulary), vocab_size)}
-    Tokenizer(WordLevel(vocabulary, unk_token="[UNK]")).save(str(root / "tokenizer.json"))
     (root / "manifest.json").write_bytes(manifest.to_json())
     return root
+
+
+def _resolved(specs: tuple[ShardSpec, ...]) -> list[dict[str, int]]:
+    return [{"length": n, "target_length": max(2, n // 2)} for n in sorted({s.length for s in specs})]
+
+
+def _source(name: str, tokens: int) -> SourceRecord:
+    return SourceRecord(
+        name=name,
+        weight=0.5,
+        available_tokens=tokens,
+        available_documents=1,
+        planned_tokens=tokens,
+        realised_tokens=tokens,
+        epochs=1.0,
+        validation_tokens=0,
+        validation_documents=0,
+        content_sha256="",
+    )
 
 
 def example_names(batch: dict[str, torch.Tensor]) -> list[int]:

@@ -14,9 +14,9 @@ import torch
 from conftest import FIRST_TEXT_ID, SPECS, ShardSpec, example_names, train_names, write_dataset
 
 import trainer.stream
-from schemas.errors import DataError, RequestError
-from trainer.reader import WindowReader
-from trainer.stream import Stream
+from schemas.errors import RequestError
+from trainer.stream import KINDS, Stream
+from trainer.stream.reader import RowGroupReader
 
 TOKENS = 64
 
@@ -25,9 +25,9 @@ def stream(dataset: Path, **options: object) -> Stream:
     return Stream(dataset, **({"tokens_per_batch": TOKENS, "seed": 1, "window_row_groups": 2} | options))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("objective", ["causal", "mlm"])
-def test_every_example_exactly_once_an_epoch(objective: str, request: pytest.FixtureRequest) -> None:
-    batches = list(stream(request.getfixturevalue(objective), epochs=3))
+@pytest.mark.parametrize("objective", sorted(KINDS))
+def test_every_example_exactly_once_an_epoch(objective: str, tmp_path: Path) -> None:
+    batches = list(stream(write_dataset(tmp_path, objective=objective), epochs=3))
     assert Counter(n for b in batches for n in example_names(b)) == dict.fromkeys(train_names(), 3)
     third = len(batches) // 3
     assert Counter(n for b in batches[:third] for n in example_names(b)) == dict.fromkeys(train_names(), 1)
@@ -39,13 +39,15 @@ def test_same_global_order_and_equal_steps_and_shapes_for_every_world_size(causa
     ranks = [list(stream(causal, epochs=1, rank=r, world_size=world_size)) for r in range(world_size)]
     # Ranks that end unevenly, or come with different shapes, hang a collective.
     assert {len(batches) for batches in ranks} == {len(alone)}
+    plan = stream(causal).plan
     for step, names in enumerate(alone):
         assert len({tuple(batches[step]["input_ids"].shape) for batches in ranks}) == 1
         for rank, batches in enumerate(ranks):
-            assert example_names(batches[step]) == names[rank::world_size]
+            first = (rank - plan.batch(step).begin) % world_size
+            assert example_names(batches[step]) == names[first::world_size]
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, 3), (2, 1), (3, 8), (8, 2)])
+@pytest.mark.parametrize(("before", "after"), [(4, 2), (4, 3), (4, 8), (1, 3), (3, 1), (8, 2)])
 def test_saving_at_one_world_size_and_going_on_at_another_loses_and_repeats_nothing(
     causal: Path, before: int, after: int
 ) -> None:
@@ -67,7 +69,7 @@ def test_saving_at_one_world_size_and_going_on_at_another_loses_and_repeats_noth
 def test_a_resumed_stream_equals_an_uninterrupted_one(mlm: Path, step: int) -> None:
     whole = list(stream(mlm, epochs=2))
     resumed = stream(mlm, epochs=2)
-    resumed.load_state_dict({"plan_digest": resumed.plan.digest, "step": step})
+    resumed.load_state_dict(resumed.state_at(step))
     rest = list(resumed)
     assert len(rest) == len(whole) - step
     for a, b in zip(rest, whole[step:], strict=True):
@@ -79,22 +81,28 @@ def test_the_state_is_small_and_counts_the_batch_in_use(causal: Path) -> None:
     batches = iter(s)
     next(batches)
     next(batches)
-    assert s.state_dict() == {"plan_digest": s.plan.digest, "step": 2}
-    assert len(json.dumps(s.state_dict())) < 100
+    assert s.state_dict() == {
+        "plan_digest": s.plan.digest,
+        "step": 2,
+        "examples_digest": s.plan.examples_digest(2),
+    }
+    assert len(json.dumps(s.state_dict())) < 200
 
 
 def test_resuming_late_reads_no_more_than_resuming_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_dataset(tmp_path, specs=(ShardSpec(stage=0, length=8, rows=400),), vocab_size=1000)
     reads: list[tuple[int, int]] = []
-    read = WindowReader._read
-    monkeypatch.setattr(WindowReader, "_read", lambda self, *a: reads.append(a[:2]) or read(self, *a))  # type: ignore[func-returns-value]
+    read = RowGroupReader._read
+    monkeypatch.setattr(RowGroupReader, "_read", lambda self, *a: reads.append(a) or read(self, *a))  # type: ignore[func-returns-value]
+    counts = []
     for step in (0, 1, 45, 170):
         reads.clear()
-        s = stream(tmp_path)
-        s.load_state_dict({"plan_digest": s.plan.digest, "step": step})
+        s = stream(tmp_path, lanes=4)
+        s.load_state_dict(s.state_at(step))
         next(iter(s))
-        # A batch of 8 rows lies in two windows of 2 row groups of 4 rows at most; one window more is read ahead.
-        assert len(reads) <= 6
+        counts.append(len(reads))
+    # A batch of 8 rows has two of each of 4 lanes, in one window of 2 row groups or in two; one more is read ahead.
+    assert max(counts) <= 4 * 2 * 3
 
 
 def test_a_state_of_another_dataset_or_seed_is_refused_with_both_digests(causal: Path, tmp_path: Path) -> None:
@@ -108,7 +116,9 @@ def test_a_state_of_another_dataset_or_seed_is_refused_with_both_digests(causal:
     assert mine.step == 0
 
 
-@pytest.mark.parametrize("state", [{}, {"plan_digest": "x"}, {"plan_digest": "x", "step": -1}])
+@pytest.mark.parametrize(
+    "state", [{}, {"plan_digest": "x", "step": 1}, {"plan_digest": "x", "step": -1, "examples_digest": "0"}]
+)
 def test_what_is_no_state_is_refused(causal: Path, state: dict[str, object]) -> None:
     with pytest.raises(RequestError, match="not the state of a stream"):
         stream(causal).load_state_dict(state)
@@ -117,10 +127,16 @@ def test_what_is_no_state_is_refused(causal: Path, state: dict[str, object]) -> 
 def test_a_state_beyond_the_end_is_refused_and_one_at_the_end_delivers_nothing(causal: Path) -> None:
     s = stream(causal, epochs=1)
     assert s.steps is not None
-    s.load_state_dict({"plan_digest": s.plan.digest, "step": s.steps})
+    s.load_state_dict(s.state_at(s.steps))
     assert list(s) == []
     with pytest.raises(RequestError, match="beyond the end"):
-        s.load_state_dict({"plan_digest": s.plan.digest, "step": s.steps + 1})
+        s.load_state_dict(s.state_at(s.steps + 1))
+
+
+def test_a_state_whose_examples_are_others_is_refused(causal: Path) -> None:
+    s = stream(causal)
+    with pytest.raises(RequestError, match="examples delivered so far"):
+        s.load_state_dict({**s.state_at(3), "step": 4})
 
 
 def test_it_drops_into_a_data_loader_and_refuses_worker_processes(
@@ -166,9 +182,41 @@ def test_a_rank_out_of_range_is_refused(causal: Path, rank: int) -> None:
         stream(causal, rank=rank, world_size=2)
 
 
-def test_a_shard_that_turns_bad_midway_stops_the_stream_by_name(tmp_path: Path) -> None:
-    write_dataset(tmp_path)
-    shard = next((tmp_path / "data/split=train/stage=1").rglob("*.parquet"))
-    shard.unlink()
-    with pytest.raises(DataError, match=shard.name):
-        list(stream(tmp_path, epochs=1))
+def test_1001_examples_end_on_all_of_three_ranks_alike(tmp_path: Path) -> None:
+    """Ranks that end unevenly hang in a collective."""
+    write_dataset(
+        tmp_path,
+        specs=(ShardSpec(stage=0, length=8, rows=1001, row_group_rows=100),),
+        vocab_size=2000,
+        objective="mlm",
+    )
+    ranks = [list(stream(tmp_path, epochs=1, rank=r, world_size=3)) for r in range(3)]
+    assert [len(batches) for batches in ranks] == [126] * 3
+    assert sum(int(b["row_weight"].sum()) for batches in ranks for b in batches) == 1001
+    assert sorted(n for batches in ranks for b in batches for n in example_names(b)) == [
+        FIRST_TEXT_ID + i for i in range(1001)
+    ]
+
+
+@pytest.mark.parametrize("row", [0, 3])
+def test_explain_names_the_documents_of_the_very_row(causal: Path, row: int) -> None:
+    for step, batch in enumerate(stream(causal, epochs=2)):
+        names = example_names(batch)
+        if row >= len(names):
+            continue
+        found = stream(causal).explain(step, row)
+        number = names[row] - FIRST_TEXT_ID  # the builder counts rows, and so do its document keys
+        assert [int(d["doc_key"], 16) for d in found["documents"]] == [number]
+        assert found["length"] == int(batch["attention_mask"][row].sum())
+        assert found["source"] in ("books", "web")
+
+
+@pytest.mark.parametrize(("step", "row"), [(-1, 0), (0, 99), (0, -1)])
+def test_explain_refuses_what_no_batch_has(causal: Path, step: int, row: int) -> None:
+    with pytest.raises(RequestError, match="no such example"):
+        stream(causal).explain(step, row)
+
+
+def test_order_depends_on_neither_lanes_in_memory_nor_threads(causal: Path) -> None:
+    one = [example_names(b) for b in stream(causal, epochs=2, threads=1)]
+    assert one == [example_names(b) for b in stream(causal, epochs=2, threads=4)]

@@ -14,6 +14,7 @@ from conftest import write_dataset
 from schemas.errors import ShardmillError
 from schemas.tables import FINGERPRINT_KEY
 from trainer.cli import main
+from trainer.models import RECIPES
 
 
 def first_shard(dataset: Path) -> Path:
@@ -31,11 +32,16 @@ def other_version(dataset: Path) -> None:
 
 def other_objective(dataset: Path) -> None:
     manifest = json.loads((dataset / "manifest.json").read_text())
-    (dataset / "manifest.json").write_text(json.dumps({**manifest, "objective": {"kind": "ul2"}}))
+    (dataset / "manifest.json").write_text(json.dumps({**manifest, "objective": {"kind": "electra"}}))
 
 
 def no_tokenizer(dataset: Path) -> None:
     (dataset / "tokenizer.json").unlink()
+
+
+def other_tokenizer(dataset: Path) -> None:
+    place = dataset / "tokenizer.json"
+    place.write_text(place.read_text().replace("w20", "v20"))
 
 
 def missing_shard(dataset: Path) -> None:
@@ -78,8 +84,9 @@ def nothing(dataset: Path) -> None:
 BAD: list[tuple[Callable[[Path], None], list[str], int, str]] = [
     (no_manifest, [], 2, "no finished dataset"),
     (other_version, [], 2, "format_version 1"),
-    (other_objective, [], 2, "'ul2'"),
+    (other_objective, [], 2, "'electra'"),
     (no_tokenizer, [], 1, "tokenizer.json"),
+    (other_tokenizer, [], 2, "not the one that made"),
     (missing_shard, [], 1, "A shard is missing"),
     (truncated_shard, [], 1, "cannot be read"),
     (flipped_byte, [], 1, "cannot be read"),
@@ -92,6 +99,14 @@ BAD: list[tuple[Callable[[Path], None], list[str], int, str]] = [
     (nothing, ["--learning-rate", "0"], 2, "learning rate"),
     (nothing, ["--learning-rate", "1e30", "--steps", "20"], 2, "diverged"),
     (nothing, ["--out", "s3://bucket/run"], 2, "local"),
+    (nothing, ["--positions", "31"], 2, "--positions 32"),
+    (nothing, ["--schedule", "cosin"], 2, "did you mean 'cosine'"),
+    (nothing, ["--order", "grow"], 2, "did you mean 'grow_p2'"),
+    (nothing, ["--precision", "fp16"], 2, "did you mean 'bf16'"),
+    (nothing, ["--epochs", "0"], 2, "epochs"),
+    (nothing, ["--warmup-share", "1.5"], 2, "0 to 1"),
+    (nothing, ["--accumulate", "1", "--label-smoothing", "1"], 2, "smoothing"),
+    (nothing, ["--device", "cuda"], 2, "no CUDA device"),
 ]
 
 
@@ -130,12 +145,31 @@ def test_without_torch_the_remedy_is_named(
     assert "pip install 'shardmill[train]'" in capsys.readouterr().err
 
 
-def test_a_second_process_of_torchrun_is_refused_rather_than_trained_apart(
+def test_several_processes_without_torchrun_are_refused_rather_than_trained_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
     assert main([str(write_dataset(tmp_path / "data")), "--out", str(tmp_path / "run")]) == 2
-    assert "WORLD_SIZE 2" in capsys.readouterr().err
+    assert "torchrun --nproc-per-node" in capsys.readouterr().err
+
+
+def test_a_bad_shard_can_be_skipped_and_is_counted(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data")
+    missing_shard(data)
+    run = tmp_path / "run"
+    command = [str(data), "--out", str(run), "--on-error", "skip", "--tokens-per-batch", "64", "--device", "cpu"]
+    assert main([*command, "--eval-batches", "0", "--no-tensorboard"]) == 0
+    assert json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["skipped_rows"] == 10  # of length 16
+
+
+def test_the_help_shows_examples_and_every_family(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    for word in ("torchrun --nproc-per-node", "shardmill-train out/", *(n.removesuffix("-tiny") for n in RECIPES)):
+        assert word.removesuffix("-small").removesuffix("-base") in shown
 
 
 def test_the_default_run_directory_is_named_after_the_dataset_and_overwrite_replaces_it(

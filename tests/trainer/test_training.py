@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ from conftest import FIRST_TEXT_ID, ShardSpec, write_dataset
 from rich.console import Console
 
 import trainer.loop
+import trainer.schedules
 from schemas.errors import RequestError
 from trainer.loop import TrainSettings, train
+from trainer.schedules import SCHEDULES, Schedule, learning_rate_factor, noam_peak
 
 LEARNABLE = (
     ShardSpec(stage=0, length=16, rows=120, row_group_rows=32),
@@ -30,30 +33,102 @@ def cyclic(rng: np.random.Generator, count: int) -> np.ndarray:
     return FIRST_TEXT_ID + np.arange(count) % 20
 
 
-@pytest.mark.parametrize("objective", ["causal", "mlm"])
-def test_the_loss_falls_and_the_run_is_saved(objective: str, tmp_path: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+LOADERS = {
+    "bert-tiny": "AutoModelForMaskedLM",
+    "roberta-tiny": "AutoModelForMaskedLM",
+    "albert-tiny": "AutoModelForPreTraining",
+    "electra-tiny": "AutoModelForPreTraining",
+    "gpt-tiny": "AutoModelForCausalLM",
+    "llama-tiny": "AutoModelForCausalLM",
+    "prefix-lm-tiny": "AutoModelForCausalLM",
+    "t5-tiny": "AutoModelForSeq2SeqLM",
+    "ul2-tiny": "AutoModelForSeq2SeqLM",
+    "bart-tiny": "AutoModelForSeq2SeqLM",
+}
+CASES = [
+    ("mlm", "bert-tiny", {"mlm"}),
+    ("mlm", "roberta-tiny", {"mlm"}),
+    ("sentence_pair", "albert-tiny", {"mlm", "pair"}),
+    ("replaced_token", "electra-tiny", {"mlm", "rtd"}),
+    ("causal", "gpt-tiny", {"tokens"}),
+    ("fim", "llama-tiny", {"tokens"}),
+    ("prefix_lm", "prefix-lm-tiny", {"tokens"}),
+    ("span_corruption", "t5-tiny", {"tokens"}),
+    ("ul2", "ul2-tiny", {"tokens"}),
+    ("infilling", "bart-tiny", {"tokens"}),
+]
+
+
+@pytest.mark.parametrize(("objective", "recipe", "parts"), CASES, ids=[c[1] for c in CASES])
+def test_every_recipe_learns_and_is_saved_for_transformers(
+    objective: str, recipe: str, parts: set[str], tmp_path: Path
+) -> None:
+    import transformers
 
     data = write_dataset(tmp_path / "data", objective=objective, specs=LEARNABLE, vocab_size=120, tokens=cyclic)
     text = io.StringIO()
-    settings = TrainSettings(dataset=data, out=tmp_path / "run", steps=40, tokens_per_batch=512, device="cpu")
+    settings = TrainSettings(
+        dataset=data,
+        out=tmp_path / "run",
+        recipe=recipe,
+        steps=30,
+        tokens_per_batch=512,
+        device="cpu",
+        tensorboard=False,
+        eval_every_steps=20,
+    )
     result = train(settings, console=Console(file=text, width=100))
 
-    assert result.last_loss < 0.75 * result.first_loss
+    assert result.last_loss < result.first_loss
     assert result.validation is not None
-    assert result.validation.loss < result.first_loss
+    assert set(result.validation.parts) == parts
+    assert set(result.validation.by_source) == {"books", "web"}
+    assert set(result.validation.by_length) == {"16"}
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [10, 20, 30, 40, 40]
+    assert [line["step"] for line in lines] == [10, 20, 20, 30, 30]
     assert lines[-2]["tokens"] == result.tokens
-    assert "validation_loss" in lines[-1]
+    assert lines[-1]["validation_loss"] < lines[2]["validation_loss"] + 0.2
     final = Path(result.model_directory)
     assert (final / "tokenizer.json").read_bytes() == (data / "tokenizer.json").read_bytes()
-    assert AutoTokenizer.from_pretrained(final).pad_token == "[PAD]"
-    (AutoModelForMaskedLM if objective == "mlm" else AutoModelForCausalLM).from_pretrained(final)
-    assert "Finished 40 steps" in text.getvalue()
+    assert transformers.AutoTokenizer.from_pretrained(final).pad_token == "[PAD]"
+    getattr(transformers, LOADERS[recipe]).from_pretrained(final)
+    if recipe == "electra-tiny":
+        transformers.AutoModelForMaskedLM.from_pretrained(final / "generator")
+    assert (tmp_path / "run/samples.txt").read_text().count("step ") == 2
+    assert "Finished 30 steps" in text.getvalue()
 
     with pytest.raises(RequestError, match="finished run"):
         train(settings, console=Console(file=text))
+
+
+def test_it_writes_tensorboard_events(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    data = write_dataset(tmp_path / "data", specs=LEARNABLE, vocab_size=120, tokens=cyclic)
+    settings = TrainSettings(
+        dataset=data, out=tmp_path / "run", steps=4, tokens_per_batch=64, log_every_steps=2, device="cpu"
+    )
+    train(settings, console=Console(quiet=True))
+    events = EventAccumulator(str(tmp_path / "run/tensorboard"))
+    events.Reload()
+    assert {"loss", "grad_norm", "learning_rate", "validation_loss"} <= set(events.Tags()["scalars"])
+    assert [e.step for e in events.Scalars("loss")] == [2, 4]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_schedules_rise_to_their_peak_and_never_above(schedule: Schedule) -> None:
+    rates = [learning_rate_factor(schedule, s, steps=100, warmup_steps=10, decay_steps=20) for s in range(100)]
+    assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    assert max(rates) == pytest.approx(1)
+    assert min(rates) > 0
+    assert all(a >= b for a, b in pairwise(rates[9:]))
+
+
+def test_noam_is_the_papers_formula() -> None:
+    peak = noam_peak(512, 40)
+    for step in (1, 7, 40, 1000):  # the paper counts from 1
+        factor = learning_rate_factor("inverse_sqrt", step - 1, steps=10**4, warmup_steps=40)
+        assert peak * factor == pytest.approx(512**-0.5 * min(step**-0.5, step * 40**-1.5))
 
 
 def test_a_run_without_validation_rows_says_so_and_repeats_itself_exactly(tmp_path: Path) -> None:
@@ -81,4 +156,24 @@ def test_importing_the_trainer_imports_no_beam_and_its_command_line_no_torch() -
 
 
 def test_docstring_examples_are_true() -> None:
-    assert doctest.testmod(trainer.loop).failed == 0
+    result = doctest.testmod(trainer.schedules)
+    assert (result.failed, result.attempted > 0) == (0, True)
+
+
+@pytest.mark.slow
+def test_compiled_models_learn_as_they_do_uncompiled(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data", objective="mlm", specs=LEARNABLE, vocab_size=120, tokens=cyclic)
+    found = []
+    for compiled in (False, True):
+        settings = TrainSettings(
+            dataset=data,
+            out=tmp_path / f"{compiled}",
+            steps=8,
+            tokens_per_batch=160,
+            device="cpu",
+            compile=compiled,
+            tensorboard=False,
+        )
+        result = train(settings, console=Console(quiet=True))
+        found.append((result.last_loss, result.validation.loss if result.validation else None))
+    assert found[0] == pytest.approx(found[1], rel=1e-3)

@@ -1,0 +1,175 @@
+"""Losses are those of transformers, of the labels alone; attention stops at documents and spans prefixes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import write_dataset
+
+from trainer.models import RECIPES
+from trainer.models.decoders import block_mask
+from trainer.step import Losses, backward, micro_batches
+from trainer.stream import Batch, Stream
+from trainer.world import World
+
+TINY = [r for r in RECIPES.values() if r.name.endswith("-tiny")]
+ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+
+
+def dataset(recipe: Any, root: Path, **options: Any) -> Path:
+    return write_dataset(root, objective=recipe.family.objectives[0], **options)
+
+
+@pytest.mark.parametrize("recipe", [r for r in TINY if r.name != "electra-tiny"], ids=lambda r: r.name)
+def test_the_loss_is_that_of_transformers(recipe: Any, tmp_path: Path) -> None:
+    stream = Stream(dataset(recipe, tmp_path), tokens_per_batch=256, epochs=1)
+    torch.manual_seed(0)
+    model = recipe.build(stream.manifest, stream.longest_row).eval()
+    for batch in stream:
+        (part,) = recipe.family.parts(model, batch).values()
+        names = ["input_ids", "labels", *(["attention_mask"] if recipe.name != "prefix-lm-tiny" else [])]
+        given: dict[str, Any] = {k: batch[k] for k in names}  # type: ignore[literal-required]
+        if recipe.name == "prefix-lm-tiny":
+            given["attention_mask"] = block_mask(batch)
+        torch.testing.assert_close(part.loss.mean(), model(**given).loss, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["bert-tiny", "albert-tiny"])
+def test_the_loss_of_pairs_is_that_of_transformers(name: str, tmp_path: Path) -> None:
+    stream = Stream(write_dataset(tmp_path, objective="sentence_pair"), tokens_per_batch=256, epochs=1)
+    model: Any = RECIPES[name].build(stream.manifest, stream.longest_row).eval()
+    for batch in stream:
+        parts = RECIPES[name].family.parts(model, batch)
+        label = "next_sentence_label" if name == "bert-tiny" else "sentence_order_label"
+        theirs = model(
+            **{k: batch[k] for k in ("input_ids", "attention_mask", "token_type_ids", "labels")},  # type: ignore[literal-required]
+            **{label: batch["pair_labels"]},
+        ).loss
+        torch.testing.assert_close(sum(p.loss.mean() for p in parts.values()), theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_a_discriminator_sees_what_the_generator_drew_and_what_equals_the_original_is_original(
+    tmp_path: Path,
+) -> None:
+    stream = Stream(write_dataset(tmp_path, objective="replaced_token"), tokens_per_batch=256, epochs=1)
+    recipe = RECIPES["electra-tiny"]
+    model: Any = recipe.build(stream.manifest, stream.longest_row).eval()
+    seen: list[torch.Tensor] = []
+    model.discriminator.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["input_ids"]), with_kwargs=True
+    )
+    for batch in stream:
+        originals = torch.where(batch["labels"] >= 0, batch["labels"], batch["input_ids"])
+        parts = recipe.family.parts(model, batch, correct=True)
+        drawn = seen.pop()
+        assert (drawn[batch["labels"] < 0] == batch["input_ids"][batch["labels"] < 0]).all()
+        real = batch["attention_mask"] & (batch["row_weight"] > 0)[:, None]
+        assert len(parts["rtd"].loss) == int(real.sum())
+        scores = model.discriminator(input_ids=drawn, attention_mask=batch["attention_mask"]).logits[real]
+        wanted = (drawn != originals)[real]
+        assert parts["rtd"].correct is not None
+        assert torch.equal(parts["rtd"].correct, (scores > 0) == wanted)
+        seen.clear()
+    # The generator's distribution is what draws are made from: a peaked one gives its peak whatever the draw.
+    with torch.no_grad():
+        model.generator.generator_lm_head.bias[17] = 1e4
+    recipe.family.parts(model, batch)
+    assert (seen[0][batch["labels"] >= 0] == 17).all()
+
+
+@pytest.mark.parametrize("recipe", TINY, ids=lambda r: r.name)
+def test_a_rank_with_padding_rows_alone_gives_no_loss_and_no_nan(recipe: Any, tmp_path: Path) -> None:
+    # Two rows of 32 tokens for eight ranks: the last rank never has an example of that length.
+    stream = Stream(dataset(recipe, tmp_path), tokens_per_batch=64, epochs=1, rank=7, world_size=8, sources=True)
+    model = recipe.build(stream.manifest, stream.longest_row).train()
+    empty = next(b for b in stream if not b["row_weight"].any())
+    module = Losses(recipe.family, model, smoothing=0.1, bf16=False)
+    counts = torch.tensor([5.0] * len(recipe.family.part_weights))
+    sums, by_source = backward(module, recipe.family, empty, counts, ALONE, 1, 2)
+    assert sums.tolist() == [0.0] * len(counts)
+    assert not by_source.any()
+    assert all(not p.grad.any() for p in model.parameters())
+
+
+@pytest.mark.parametrize("recipe", [r for r in TINY if r.family.packed], ids=lambda r: r.name)
+def test_a_packed_document_has_the_loss_it_has_alone(recipe: Any, tmp_path: Path) -> None:
+    """Fails if attention, positions or labels leak from one document into the next."""
+    stream = Stream(dataset(recipe, tmp_path), tokens_per_batch=64, epochs=1)
+    model = recipe.build(stream.manifest, 24).eval()
+    torch.manual_seed(1)
+    one, two = torch.randint(7, 1000, (1, 9)), torch.randint(7, 1000, (1, 12))
+
+    def batch(ids: torch.Tensor, documents: torch.Tensor, positions: torch.Tensor) -> Batch:
+        labels = ids.clone()
+        labels[:, 1:][documents[:, 1:] != documents[:, :-1]] = -100
+        made = Batch(
+            input_ids=ids,
+            labels=labels,
+            attention_mask=torch.ones_like(ids, dtype=torch.bool),
+            document_ids=documents,
+            position_ids=positions,
+        )
+        if "prefix_lm" in recipe.family.objectives:
+            made["prefix_lengths"] = torch.tensor([3])
+        return made
+
+    packed = batch(
+        torch.cat([one, two], 1),
+        torch.tensor([[0] * 9 + [1] * 12]),
+        torch.tensor([[*range(9), *range(12)]]),
+    )
+    alone = batch(one, torch.zeros_like(one), torch.arange(9)[None])
+    together = recipe.family.parts(model, packed)["tokens"].loss
+    torch.testing.assert_close(together[:8], recipe.family.parts(model, alone)["tokens"].loss, rtol=1e-4, atol=1e-4)
+    if "prefix_lm" not in recipe.family.objectives:
+        second = batch(two, torch.zeros_like(two), torch.arange(12)[None])
+        torch.testing.assert_close(
+            together[8:], recipe.family.parts(model, second)["tokens"].loss, rtol=1e-4, atol=1e-4
+        )
+
+
+def test_a_prefix_is_read_in_both_directions_and_the_rest_in_one() -> None:
+    ids = torch.zeros((1, 5), dtype=torch.int64)
+    mask = block_mask(Batch(input_ids=ids, attention_mask=ids == 0, prefix_lengths=torch.tensor([2])))
+    assert mask is not None
+    assert mask[0, 0].int().tolist() == [
+        [1, 1, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 0],
+        [1, 1, 1, 1, 1],
+    ]
+    assert block_mask(Batch(input_ids=ids, attention_mask=ids == 0)) is None
+
+
+def test_smoothing_is_of_training_alone(mlm: Path) -> None:
+    stream = Stream(mlm, tokens_per_batch=64, epochs=1)
+    recipe = RECIPES["bert-tiny"]
+    module = Losses(recipe.family, recipe.build(stream.manifest, 32), smoothing=0.2, bf16=False)
+    batch = next(iter(stream))
+    plain = recipe.family.parts(module.model, batch)["mlm"].loss
+    torch.testing.assert_close(module.eval()(batch)["mlm"].loss, plain)
+    assert not torch.allclose(module.train()(batch)["mlm"].loss, plain)
+
+
+def test_autocast_computes_in_bf16_and_keeps_the_loss_in_fp32(mlm: Path) -> None:
+    stream = Stream(mlm, tokens_per_batch=64, epochs=1)
+    recipe = RECIPES["bert-tiny"]
+    model = recipe.build(stream.manifest, 32)
+    seen: list[torch.dtype] = []
+    model.get_submodule("bert.encoder.layer.0.intermediate.dense").register_forward_hook(
+        lambda module, args, output: seen.append(output.dtype)
+    )
+    loss = Losses(recipe.family, model, smoothing=0.0, bf16=True)(next(iter(stream)))["mlm"].loss
+    assert (loss.dtype, seen) == (torch.float32, [torch.bfloat16])
+
+
+def test_micro_batches_part_rows_and_are_never_empty(mlm: Path) -> None:
+    batch = next(iter(Stream(mlm, tokens_per_batch=64, epochs=1)))
+    for count in (1, 3, 50):
+        pieces = list(micro_batches(batch, count))
+        assert torch.equal(torch.cat([p["input_ids"] for p in pieces]), batch["input_ids"])
+        assert all(len(p["input_ids"]) for p in pieces)
