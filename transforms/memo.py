@@ -1,0 +1,87 @@
+"""Token ids of pieces of text seen before, so that each is encoded once; of bounded size."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from itertools import repeat
+
+import numpy as np
+import numpy.typing as npt
+
+from transforms.ragged import Int64, Ragged, concatenate
+
+MEMO_BYTES = 2**28
+"""A memo that has grown beyond this forgets."""
+
+_ENTRY_BYTES = 160
+"""Of a piece beside its text and ids: its place in the dictionary, which doubles when it is full, and its row."""
+
+_LONGEST = 256
+"""Characters of a piece beyond which it is not kept, since it will hardly come again."""
+
+
+class Memo:
+    """The ids of pieces, each encoded when it comes first.
+
+    A full memo forgets the half of its pieces that were used longest ago. What it holds decides about speed alone.
+    """
+
+    def __init__(self, encode: Callable[[list[str]], Ragged], limit_bytes: int = MEMO_BYTES):
+        """With the function that gives the int32 ids of pieces it does not hold."""
+        self._encode = encode
+        self._limit_bytes = limit_bytes
+        self._calls = 0
+        self.held_bytes = 0
+        """Memory that it takes, estimated from above."""
+        self._row_of: dict[str, int] = {}
+        self._ids = concatenate([], np.int32)
+        """By row."""
+        self._last_call = np.zeros(0, np.int32)
+        """int32 [rows]: the last call that used it."""
+
+    def __len__(self) -> int:
+        return len(self._row_of)
+
+    def ids_of(self, pieces: list[str], order: npt.NDArray[np.integer]) -> Ragged:
+        """The ids of `pieces[order[i]]` for every i, int32.
+
+        Args:
+          pieces: distinct.
+          order: int [any number], indices of them.
+        """
+        self._calls += 1
+        rows = np.fromiter(map(self._row_of.get, pieces, repeat(-1)), dtype=np.int64, count=len(pieces))
+        self._last_call[rows[rows >= 0]] = self._calls
+        known, kept = self._ids, len(self._ids)
+        if len(new := np.flatnonzero(rows < 0)):
+            known, kept = self._learn(pieces, rows, new)
+        begins = known.offsets[:-1][rows]
+        lengths = known.offsets[1:][rows] - begins
+        taken = Ragged(known.flat, known.offsets).slices(begins[order], lengths[order])
+        self._ids = Ragged(known.flat[: known.offsets[kept]], known.offsets[: kept + 1])
+        while self.held_bytes > self._limit_bytes:
+            self._forget()
+        return taken
+
+    def _learn(self, pieces: list[str], rows: Int64, new: Int64) -> tuple[Ragged, int]:
+        """Encode new pieces and give them rows, those to keep first; returns all ids, and how many rows to keep."""
+        sizes = np.fromiter((len(pieces[i]) for i in new.tolist()), dtype=np.int64, count=len(new))
+        new = np.concatenate([new[sizes <= _LONGEST], new[sizes > _LONGEST]])
+        texts = [pieces[i] for i in new.tolist()]
+        found = self._encode(texts)
+        count, first = int((sizes <= _LONGEST).sum()), len(self._ids)
+        rows[new] = np.arange(first, first + len(new))
+        self._row_of.update(zip(texts[:count], range(first, first + count), strict=True))
+        self._last_call = np.append(self._last_call, np.full(count, self._calls, np.int32))
+        self.held_bytes += sum(map(sys.getsizeof, texts[:count])) + count * _ENTRY_BYTES + 4 * found.offsets[count]
+        return concatenate([self._ids, found], np.int32), first + count
+
+    def _forget(self) -> None:
+        newest = np.argsort(-self._last_call, kind="stable")[: len(self._row_of) // 2]
+        kept = np.sort(newest)
+        texts = list(self._row_of)  # in the order of their rows
+        chosen = [texts[row] for row in kept.tolist()]
+        self._ids, self._last_call = self._ids.take(kept), self._last_call[kept]
+        self._row_of = dict(zip(chosen, range(len(chosen)), strict=True))
+        self.held_bytes = sum(map(sys.getsizeof, chosen)) + len(chosen) * _ENTRY_BYTES + self._ids.flat.nbytes
