@@ -19,7 +19,7 @@ from transforms.inputs import open_parquet
 from transforms.lines import lines, paragraphs
 from transforms.records import Records
 
-BATCH_BYTES = 2**20
+BATCH_BYTES = 2**22
 """About this many bytes of records come in one batch."""
 
 
