@@ -121,34 +121,40 @@ class Boundaries:
             return np.zeros(0, np.int64)
         begins = np.zeros(size, dtype=bool)
         begins[starts[starts < size]] = True
-        kinds = np.frombuffer(data.translate(self.kinds[:256].tobytes()), dtype=np.uint8)
-        wide = not data.isascii()
-        if wide:
-            raw = np.frombuffer(data, dtype=np.uint8)
-            kinds = self._kinds_of(raw, kinds)
+        kinds = np.frombuffer(bytearray(data.translate(self._of_byte)), dtype=np.uint8)
+        wide = () if data.isascii() else self._fill_wide(np.frombuffer(data, dtype=np.uint8), kinds)
         verdicts = np.frombuffer(((kinds[:-1] << 4) | kinds[1:]).tobytes().translate(self.verdicts), dtype=np.uint8)
         inner = verdicts == _ALWAYS
         maybe = np.flatnonzero(verdicts == _IF_FOLLOWED) + 1
         maybe = maybe[: np.searchsorted(maybe, size - 1)]
         maybe = maybe[self.follows[kinds[maybe + 1]] & ~begins[maybe + 1]]
         inner[maybe - 1] = True
-        if wide:
-            inner &= raw[1:] < 0x80 if self.only_before_ascii else (raw[1:] & 0xC0) != 0x80
+        for places in wide:
+            inner[places] = False
         begins[1:] |= inner
         return np.flatnonzero(begins)
 
-    def _kinds_of(self, raw: npt.NDArray[np.uint8], narrow: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """Kinds by byte, uint8 [bytes]: every byte of a character has the character's."""
-        kinds = np.where(raw < 0x80, narrow, np.uint8(_UNKNOWN))
-        two = np.flatnonzero((raw >= 0xC0) & (raw < 0xE0))
+    @functools.cached_property
+    def _of_byte(self) -> bytes:
+        """[256]: kind of each character of one byte; of a byte of a longer one, unknown."""
+        return self.kinds[:128].tobytes() + bytes([_UNKNOWN]) * 128
+
+    def _fill_wide(self, raw: npt.NDArray[np.uint8], kinds: npt.NDArray[np.uint8]) -> tuple[Int64, ...]:
+        """Give every byte of a longer character its kind; returns the bytes after which there is no cut.
+
+        A character of four bytes is of no known kind.
+        """
+        lead = np.flatnonzero(raw >= 0xC0)
+        first = raw[lead]
+        two, three = lead[first < 0xE0], lead[(first >= 0xE0) & (first < 0xF0)]
         points = ((raw[two] & 0x1F).astype(np.int32) << 6) | (raw[two + 1] & 0x3F)
         kinds[two] = kinds[two + 1] = self.kinds[points]
-        three = np.flatnonzero((raw >= 0xE0) & (raw < 0xF0))
         points = (raw[three] & 0x0F).astype(np.int32) << 12
         points |= (raw[three + 1] & 0x3F).astype(np.int32) << 6
         points |= raw[three + 2] & 0x3F
         kinds[three] = kinds[three + 1] = kinds[three + 2] = self.kinds[points]
-        return kinds
+        before = (lead[lead > 0] - 1,) if self.only_before_ascii else ()
+        return (two, three, three + 1, *before)
 
 
 def _table(always: _Pairs, if_followed: _Pairs) -> bytes:
