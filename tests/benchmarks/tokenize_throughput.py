@@ -65,7 +65,9 @@ def batches(texts: list[str], wanted_bytes: int) -> Iterator[Ragged]:
                     return
 
 
-def measure(model: str, texts: list[str], wanted_bytes: int, reference: float, profile: cProfile.Profile | None) -> None:
+def measure(
+    model: str, texts: list[str], wanted_bytes: int, reference: float, profile: cProfile.Profile | None
+) -> None:
     """Encode with both and print the ratio."""
     vocabulary = TrainTokenizer(model=model, vocab_size=VOCABULARY[model], lowercase=model != "bpe")
     sample = random.Random(2).sample(texts, min(len(texts), 700 if model == "unigram" else 1500))
@@ -86,7 +88,9 @@ def measure(model: str, texts: list[str], wanted_bytes: int, reference: float, p
             profile.disable()
         fast_bytes += len(batch.flat)
         if i % every == every // 2:
-            strings = [bytes(batch.flat[a:b]).decode() for a, b in zip(batch.offsets, batch.offsets[1:], strict=False)]
+            strings = [
+                bytes(batch.flat[a:b]).decode() for a, b in zip(batch.offsets, batch.offsets[1:], strict=False)
+            ]
             began = time.process_time()
             encodings = tokenizer.encode_batch_fast(strings, add_special_tokens=False)
             whole += time.process_time() - began
