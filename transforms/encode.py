@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import chain
 from operator import itemgetter
 from typing import Any
 
@@ -22,24 +22,10 @@ from tokenizers import Tokenizer
 from transforms.boundaries import Boundaries
 from transforms.memo import Memo
 from transforms.ragged import Int64, Ragged, concatenate, offsets_of
+from transforms.texts import strings
 
 _GROUP_TEXTS, _GROUP_CHARACTERS = 2**13, 2**20
 """Encoded at a time: it takes a kilobyte a text and 120 bytes a character."""
-
-
-def utf8(texts: list[str]) -> Ragged:
-    """Texts as uint8 sequences, their UTF-8."""
-    whole = "".join(texts)
-    data = whole.encode()
-    sizes = map(len, texts) if len(data) == len(whole) else (len(text.encode()) for text in texts)
-    lengths = np.fromiter(sizes, dtype=np.int64, count=len(texts))
-    return Ragged.from_lengths(np.frombuffer(data, dtype=np.uint8), lengths)
-
-
-def text_list(texts: Ragged) -> list[str]:
-    """Texts as strings again."""
-    data, edges = texts.flat.tobytes(), texts.offsets.tolist()
-    return [data[a:b].decode() for a, b in pairwise(edges)]
 
 
 def encode_batch(tokenizer: Tokenizer, texts: list[str]) -> Ragged:
@@ -99,7 +85,7 @@ class Encoder:
           texts: uint8, the UTF-8 of each text.
         """
         if self.boundaries is None:
-            return encode_batch(self.tokenizer, text_list(texts))
+            return encode_batch(self.tokenizer, strings(texts))
         return _of_texts(texts, *self._pieces(texts, self.boundaries))
 
     def encode_sentences(self, texts: Ragged, bounds: list[list[int]]) -> tuple[Ragged, Ragged]:
@@ -117,7 +103,7 @@ class Encoder:
         """
         sentences = np.fromiter(map(len, bounds), dtype=np.int64, count=len(bounds))
         if self.boundaries is None:
-            ids, found = encode_with_ends(self.tokenizer, text_list(texts), bounds)
+            ids, found = encode_with_ends(self.tokenizer, strings(texts), bounds)
             counts = found.flat.astype(np.int64)
         else:
             cut, pieces = self._pieces(texts, self.boundaries)
@@ -166,10 +152,10 @@ class _Cut:
     def of(texts: Ragged, boundaries: Boundaries) -> _Cut:
         data = texts.flat.tobytes()
         edges = np.append(boundaries.cut(data, texts.offsets[:-1]), len(data))
-        strings = pa.StringArray.from_buffers(
+        distinct = pa.StringArray.from_buffers(
             len(edges) - 1, pa.py_buffer(edges.astype(np.int32)), pa.py_buffer(data)
         ).dictionary_encode()
-        return _Cut(edges, strings.dictionary.to_pylist(), np.asarray(strings.indices))
+        return _Cut(edges, distinct.dictionary.to_pylist(), np.asarray(distinct.indices))
 
 
 def _of_texts(texts: Ragged, cut: _Cut, ids: Ragged) -> Ragged:

@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from schemas.errors import DataError
 from schemas.keys import draw, happens
-from transforms.encode import Encoder, encode_batch, text_list
+from transforms.encode import Encoder, encode_batch
 from transforms.ragged import Int64, Ragged
+from transforms.texts import strings
 
 CHECKED_SHARE = 1 / 128
 """Of the documents, drawn by their keys, so that every run checks the same ones."""
@@ -49,7 +50,7 @@ def check_ids(
         (whole, ids.take(whole), texts.take(whole)),
         (begun, encoder.encode(heads), heads),
     ):
-        expected = encode_batch(encoder.tokenizer, text_list(sample))
+        expected = encode_batch(encoder.tokenizer, strings(sample))
         if np.array_equal(expected.offsets, found.offsets) and np.array_equal(expected.flat, found.flat):
             continue
         for i, row in enumerate(documents.tolist()):

@@ -34,7 +34,7 @@ from schemas.store import (
     sidecar_location,
 )
 from schemas.tables import FORMAT_VERSION, REJECTS, token_store_schema
-from transforms.encode import Encoder, encode_batch, utf8
+from transforms.encode import Encoder, encode_batch
 from transforms.lines import EXCERPT_BYTES
 from transforms.parts import PartWriter, Tokenized
 from transforms.ragged import Ragged
@@ -219,7 +219,7 @@ def _encode(
     encoder: Encoder, records: Records, keys: npt.NDArray[np.uint64], options: TokenizeOptions
 ) -> dict[str, Ragged]:
     """The lists of a part's rows, by column."""
-    texts, where = utf8(records.texts), f"source {options.source.name!r}"
+    texts, where = records.texts_utf8, f"source {options.source.name!r}"
     if options.sentences:
         bounds = [sentence_bounds(text, options.source) for text in records.texts]
         ids, ends = encoder.encode_sentences(texts, bounds)
@@ -228,7 +228,7 @@ def _encode(
         lists = {"ids": encoder.encode(texts)}
     check_ids(encoder, texts, lists["ids"], keys, records.ids, where)
     if options.pairs:
-        targets = utf8(records.targets)
+        targets = records.targets_utf8
         lists["target_ids"] = encoder.encode(targets)
         check_ids(encoder, targets, lists["target_ids"], keys, records.ids, where)
     return lists

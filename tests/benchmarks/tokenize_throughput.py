@@ -26,9 +26,10 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 from whole_job import sources
 
 from schemas.job import TrainTokenizer
-from transforms.encode import Encoder, encode_batch, utf8
+from transforms.encode import Encoder, encode_batch
 from transforms.ragged import Ragged
 from transforms.read import BATCH_BYTES
+from transforms.texts import strings, utf8
 from transforms.tokenizer_training import train_tokenizer
 from transforms.vocabulary import load_tokenizer
 
@@ -88,15 +89,13 @@ def measure(
             profile.disable()
         fast_bytes += len(batch.flat)
         if i % every == every // 2:
-            strings = [
-                bytes(batch.flat[a:b]).decode() for a, b in zip(batch.offsets, batch.offsets[1:], strict=False)
-            ]
+            documents = strings(batch)
             began = time.process_time()
-            encodings = tokenizer.encode_batch_fast(strings, add_special_tokens=False)
+            encodings = tokenizer.encode_batch_fast(documents, add_special_tokens=False)
             whole += time.process_time() - began
             del encodings
             whole_bytes += len(batch.flat)
-            expected = encode_batch(tokenizer, strings)
+            expected = encode_batch(tokenizer, documents)
             different += not ((expected.flat == ids.flat).all() and (expected.offsets == ids.offsets).all())
         if fast_bytes >= (len(tenths) + 1) * wanted_bytes / 10:
             tenths.append(fast_bytes / fast / 1e6)

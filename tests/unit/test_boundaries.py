@@ -17,7 +17,8 @@ from unit_helpers import cases, lists
 import transforms.boundaries as boundaries
 from schemas.job import TrainTokenizer
 from transforms.boundaries import Boundaries
-from transforms.encode import Encoder, encode_batch, utf8
+from transforms.encode import Encoder, encode_batch
+from transforms.texts import utf8
 from transforms.tokenizer_training import train_tokenizer
 from transforms.vocabulary import TRAINED_SPECIAL_TOKENS, load_tokenizer
 

@@ -14,10 +14,11 @@ from unit_helpers import cases, lists, ragged
 import transforms.selfcheck as selfcheck
 from schemas.errors import DataError
 from schemas.job import TrainTokenizer
-from transforms.encode import Encoder, encode_batch, utf8
+from transforms.encode import Encoder, encode_batch
 from transforms.memo import Memo
 from transforms.ragged import Ragged
 from transforms.selfcheck import check_ids
+from transforms.texts import utf8
 from transforms.tokenizer_training import train_tokenizer
 from transforms.vocabulary import load_tokenizer
 

@@ -21,8 +21,9 @@ import transforms.sentences as sentences
 from schemas.job import TrainTokenizer
 from schemas.source import LANGUAGES, Source
 from transforms.boundaries import _CL100K
-from transforms.encode import Encoder, encode_batch, utf8
+from transforms.encode import Encoder, encode_batch
 from transforms.sentences import sentence_bounds, sentence_fingerprint
+from transforms.texts import utf8
 from transforms.tokenizer_training import train_tokenizer
 from transforms.vocabulary import load_tokenizer
 

@@ -30,8 +30,9 @@ from schemas.keys import document_keys, validation_mask
 from schemas.storage import Location
 from schemas.store import InputRange, PartSidecar, part_location, rejects_location, sidecar_location
 from schemas.tables import REJECTS, token_store_schema
-from transforms.encode import Encoder, encode_with_ends, utf8
+from transforms.encode import Encoder, encode_with_ends
 from transforms.sentences import sentence_bounds
+from transforms.texts import utf8
 from transforms.tokenize import TokenizeOptions, finished_range, range_fingerprint, tokenize_range
 from transforms.tokenizer_training import train_tokenizer
 from transforms.vocabulary import TRAINED_SPECIAL_TOKENS, load_tokenizer, read_vocabulary
