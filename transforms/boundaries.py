@@ -69,8 +69,8 @@ def _pairs(first: Iterable[int], second: Iterable[int]) -> _Pairs:
 class Boundaries:
     """A tokenizer's safe cuts.
 
-    >>> Boundaries.of(bert).cut(b"Two words, here", np.array([0])).tolist()  # doctest: +SKIP
-    [0, 3, 9, 10]
+    >>> Boundaries.of(bert).cut(b"Two words, here", np.array([0, 15])).tolist()  # doctest: +SKIP
+    [0, 3, 9, 10, 15]
     """
 
     kinds: npt.NDArray[np.uint8]
@@ -106,32 +106,31 @@ class Boundaries:
             return None
         return _byte_level(pattern, composes=normalizer is not None)
 
-    def cut(self, data: bytes, starts: Int64) -> Int64:
+    def cut(self, data: bytes, offsets: Int64) -> Int64:
         """Where the parts of texts begin.
 
         Args:
           data: UTF-8 of the texts end to end.
-          starts: int64 [texts]: first byte of each.
+          offsets: int64 [texts + 1]: first byte of each text, and the end.
 
         Returns:
-          int64 [parts], ascending: first byte of each part; every text begins one, but empty texts share theirs.
+          int64 [parts + 1], ascending strictly: first byte of each part, and the end. Every text begins a part.
         """
-        size = len(data)
-        if not size:
-            return np.zeros(0, np.int64)
-        begins = np.zeros(size, dtype=bool)
-        begins[starts[starts < size]] = True
+        begins = np.zeros(len(data) + 1, dtype=bool)
+        begins[offsets] = True
+        if not data:
+            return np.zeros(1, np.int64)
         kinds = np.frombuffer(bytearray(data.translate(self._of_byte)), dtype=np.uint8)
         wide = () if data.isascii() else self._fill_wide(np.frombuffer(data, dtype=np.uint8), kinds)
         verdicts = np.frombuffer(((kinds[:-1] << 4) | kinds[1:]).tobytes().translate(self.verdicts), dtype=np.uint8)
         inner = verdicts == _ALWAYS
         maybe = np.flatnonzero(verdicts == _IF_FOLLOWED) + 1
-        maybe = maybe[: np.searchsorted(maybe, size - 1)]
+        maybe = maybe[: np.searchsorted(maybe, len(data) - 1)]
         maybe = maybe[self.follows[kinds[maybe + 1]] & ~begins[maybe + 1]]
         inner[maybe - 1] = True
         for places in wide:
             inner[places] = False
-        begins[1:] |= inner
+        begins[1:-1] |= inner
         return np.flatnonzero(begins)
 
     @functools.cached_property

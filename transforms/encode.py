@@ -151,7 +151,7 @@ class _Cut:
     @staticmethod
     def of(texts: Ragged, boundaries: Boundaries) -> _Cut:
         data = texts.flat.tobytes()
-        edges = np.append(boundaries.cut(data, texts.offsets[:-1]), len(data))
+        edges = boundaries.cut(data, texts.offsets)
         distinct = pa.StringArray.from_buffers(
             len(edges) - 1, pa.py_buffer(edges.astype(np.int32)), pa.py_buffer(data)
         ).dictionary_encode()

@@ -36,6 +36,7 @@ from schemas.store import (
 from schemas.tables import FORMAT_VERSION, REJECTS, token_store_schema
 from transforms.encode import Encoder, encode_batch
 from transforms.lines import EXCERPT_BYTES
+from transforms.memory import keep_freed_memory
 from transforms.parts import PartWriter, Tokenized
 from transforms.ragged import Ragged
 from transforms.read import read_records
@@ -121,6 +122,7 @@ def tokenize_range(piece: InputRange, options: TokenizeOptions) -> dict[Split, P
     """
     if done := finished_range(piece, options):
         return done
+    keep_freed_memory()
     store, wanted = Location(options.store), range_fingerprint(piece, options)
     places = {s: part_location(store, piece.source, s, piece.part) for s in SPLITS}
     # Sidecars go first: a stale one must not vouch for a part that is being replaced.

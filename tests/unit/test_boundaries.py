@@ -110,7 +110,7 @@ def words(tokenizer: Tokenizer, text: str) -> list[str]:
 def pieces(made: Encoder, text: str) -> list[str]:
     data = text.encode()
     assert made.boundaries is not None
-    edges = [*made.boundaries.cut(data, np.zeros(1, np.int64)).tolist(), len(data)]
+    edges = made.boundaries.cut(data, np.array([0, len(data)])).tolist()
     return [data[a:b].decode() for a, b in pairwise(edges)]
 
 
