@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import patch
 
 import numpy as np
@@ -66,6 +69,29 @@ def test_a_full_memo_forgets_what_was_used_longest_ago() -> None:
     assert len(spelling.seen) == 30 + 40 * 20, "what is used in every batch is never forgotten"
     memo.ids_of(["rare0-0"], np.zeros(1, np.int64))
     assert spelling.seen[-1] == "rare0-0"
+
+
+def test_threads_that_share_a_memo_get_the_ids_of_their_own_pieces() -> None:
+    """Fails if two ranges in the threads of one worker could mix up their ids."""
+    spelling = Spelling()
+
+    def slowly(pieces: list[str]) -> Ragged:
+        time.sleep(0.001)  # where the tokenizer lets other threads run
+        return spelling(pieces)
+
+    memo = Memo(slowly, 30_000)
+
+    def work(thread: int) -> bool:
+        rng = random.Random(thread)
+        for _ in range(60):
+            pieces = sorted({f"{rng.randrange(400)}-{thread % 2}" for _ in range(30)})
+            found = memo.ids_of(pieces, np.arange(len(pieces)))
+            if lists(found) != [[ord(c) for c in piece] for piece in pieces]:
+                return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(4)))
 
 
 def test_the_memo_counts_the_memory_that_it_takes() -> None:
@@ -141,3 +167,21 @@ def test_a_sample_of_a_real_job_is_checked_whoever_reads_it() -> None:
             check_ids(encoder(), data, encoder().encode(data), keys[rows], ["d"] * len(keys[rows]), "s")
     sizes = [len(call.args[1]) for call in encode.call_args_list]
     assert sum(sizes[:2]) == sum(sizes[2:]) > 0
+
+
+def test_a_failure_to_encode_leaves_the_memo_as_it_was() -> None:
+    """Fails if a bundle that a runner tries again, in the same process, could find ids of other pieces."""
+    spelling, fails = Spelling(), [False]
+
+    def fragile(pieces: list[str]) -> Ragged:
+        if fails[0]:
+            raise MemoryError
+        return spelling(pieces)
+
+    memo = Memo(fragile)
+    memo.ids_of(["a"], np.zeros(1, np.int64))
+    fails[0] = True
+    with pytest.raises(MemoryError):
+        memo.ids_of(["a", "bb", "c"], np.arange(3))
+    fails[0] = False
+    assert lists(memo.ids_of(["c", "bb", "a"], np.arange(3))) == [[99], [98, 98], [97]]
