@@ -124,7 +124,7 @@ class Engine:
             try:
                 with _watch_workers() as died, tempfile.TemporaryDirectory(prefix="shardmill-taken-") as taken:
                     if helps and lanes is not None:
-                        work = HelpingWork(work, lanes, taken)
+                        work = HelpingWork(work, lanes, taken, os.getpid())
                     graph.run(label, options, lanes or descriptors(items), work, merge, result_uri)
             except KeyboardInterrupt:
                 if died.is_set():
@@ -163,6 +163,8 @@ class HelpingWork:
     """The shares, each in the order in which it is done."""
     taken: str
     """Folder on this machine, empty when the run begins."""
+    launcher: int
+    """Process that began the run; when it has been killed, a worker it leaves behind begins nothing more."""
 
     def __call__(self, item: int) -> bytes:
         """Do an item unless it is taken, and after the last of a share whatever is not."""
@@ -176,6 +178,10 @@ class HelpingWork:
         return b""
 
     def _take(self, item: int) -> None:
+        try:
+            os.kill(self.launcher, 0)
+        except ProcessLookupError:
+            return
         try:
             os.close(os.open(os.path.join(self.taken, str(item)), os.O_CREAT | os.O_EXCL))
         except FileExistsError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -35,7 +37,9 @@ def test_items_are_done_once_in_whatever_order_workers_come(
 ) -> None:
     lanes = balance(list(range(len(costs))), costs, workers)
     done: list[int] = []
-    work = HelpingWork(lambda item: done.append(item) or b"", lanes, str(tmp_path_factory.mktemp("taken")))
+    work = HelpingWork(
+        lambda item: done.append(item) or b"", lanes, str(tmp_path_factory.mktemp("taken")), os.getpid()
+    )
     queues = [list(lane) for lane in lanes]
     while any(queues):
         queue = at.draw(st.sampled_from([q for q in queues if q]))
@@ -56,7 +60,7 @@ def test_a_worker_that_is_done_helps_one_that_is_slow(tmp_path: Path) -> None:
                 time.sleep(0.001)
         return b""
 
-    shared = HelpingWork(work, [[0, 2, 4], [1, 3, 5]], str(tmp_path))
+    shared = HelpingWork(work, [[0, 2, 4], [1, 3, 5]], str(tmp_path), os.getpid())
     slow = threading.Thread(target=lambda: [shared(i) for i in (0, 2, 4)], name="slow")
     slow.start()
     assert begun.wait(10)
@@ -74,4 +78,13 @@ def test_what_a_helper_meets_stops_it_as_its_own_would(tmp_path: Path) -> None:
         return b""
 
     with pytest.raises(ValueError, match="bad range"):
-        HelpingWork(work, [[0, 2], [1]], str(tmp_path))(1)
+        HelpingWork(work, [[0, 2], [1]], str(tmp_path), os.getpid())(1)
+
+
+def test_a_worker_whose_launcher_was_killed_begins_nothing_more(tmp_path: Path) -> None:
+    """Fails if it went on beside the run that is started again."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    done: list[int] = []
+    HelpingWork(lambda item: done.append(item) or b"", [[0, 2], [1]], str(tmp_path), ended.pid)(1)
+    assert done == []
