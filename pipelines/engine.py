@@ -13,6 +13,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -118,8 +119,12 @@ class Engine:
                     options.append(f"--direct_running_mode={mode}")
             # The tokenizer must not start threads of its own beside one process a core.
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+            # A repeated bundle must do its work again, or its repetition would prove nothing.
+            helps = workers > 1 and merge is None and self._option("direct_runner_bundle_repeat") is None
             try:
-                with _watch_workers() as died:
+                with _watch_workers() as died, tempfile.TemporaryDirectory(prefix="shardmill-taken-") as taken:
+                    if helps and lanes is not None:
+                        work = HelpingWork(work, lanes, taken, os.getpid())
                     graph.run(label, options, lanes or descriptors(items), work, merge, result_uri)
             except KeyboardInterrupt:
                 if died.is_set():
@@ -142,6 +147,46 @@ def balance(items: Sequence[int], costs: Sequence[int], lanes: int) -> list[list
         dealt[lane].append(items[i])
         loads[lane] += costs[i]
     return dealt
+
+
+@dataclass(frozen=True)
+class HelpingWork:
+    """Work of which a local worker, when it has done its own share, takes what is left of the others'.
+
+    The local runner deals shares beforehand and costs are estimates, so without it the last worker ends long after
+    the first. An item is taken by creating a file that nobody else has created.
+    """
+
+    work: Work
+    """Writes its own results; what it returns is dropped."""
+    lanes: list[list[int]]
+    """The shares, each in the order in which it is done."""
+    taken: str
+    """Folder on this machine, empty when the run begins."""
+    launcher: int
+    """Process that began the run; when it has been killed, a worker it leaves behind begins nothing more."""
+
+    def __call__(self, item: int) -> bytes:
+        """Do an item unless it is taken, and after the last of a share whatever is not."""
+        self._take(item)
+        if any(item == lane[-1] for lane in self.lanes):
+            # The largest first, as in each share: what is left last is small.
+            for rank in range(max(map(len, self.lanes))):
+                for lane in self.lanes:
+                    if rank < len(lane):
+                        self._take(lane[rank])
+        return b""
+
+    def _take(self, item: int) -> None:
+        try:
+            os.kill(self.launcher, 0)
+        except ProcessLookupError:
+            return
+        try:
+            os.close(os.open(os.path.join(self.taken, str(item)), os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return
+        self.work(item)
 
 
 def descriptors(items: Sequence[int]) -> list[list[int]]:

@@ -1,122 +1,188 @@
-"""Texts to token ids, as `tokenizers` gives them, and where in them sentences end."""
+"""Texts to token ids, as `tokenizers` gives them, and where in them sentences end.
+
+Words repeat, and most of a tokenizer's work is done again and again. `Encoder` cuts texts where the tokenizer cannot
+see across (`transforms.boundaries` has the proof), finds the distinct pieces of a batch, has the tokenizer encode
+those it has not met (`transforms.memo`), and gathers the ids of all. A tokenizer for which no cuts are known encodes
+every text whole, which is what `encode_batch` and `encode_with_ends` do for any.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from tokenizers import Tokenizer
-from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel
 
+from transforms.boundaries import Boundaries
+from transforms.memo import Memo
 from transforms.ragged import Int64, Ragged, concatenate, offsets_of
+from transforms.texts import strings
+
+_GROUP_TEXTS, _GROUP_CHARACTERS = 2**13, 2**20
+"""Encoded at a time: it takes a kilobyte a text and 120 bytes a character."""
 
 
 def encode_batch(tokenizer: Tokenizer, texts: list[str]) -> Ragged:
-    """Ids of texts without special tokens, int32 flat."""
-    return _ids([e.ids for e in tokenizer.encode_batch_fast(texts, add_special_tokens=False)])
+    """Ids of texts without special tokens, int32."""
+    return concatenate(
+        [
+            _ids([e.ids for e in tokenizer.encode_batch_fast(group, add_special_tokens=False)])
+            for group in _groups(texts)
+        ],
+        np.int32,
+    )
 
 
-def encode_sentences(tokenizer: Tokenizer, texts: list[str], bounds: list[list[int]]) -> tuple[Ragged, Ragged]:
-    """Ids as `encode_batch` gives them, and the token offsets in each text at which its sentences end.
+def encode_with_ends(tokenizer: Tokenizer, texts: list[str], bounds: list[list[int]]) -> tuple[Ragged, Ragged]:
+    """Ids as `encode_batch` gives them, and how many tokens begin before each place of a text.
 
-    A token belongs to the sentence its first character is in. A sentence without a token of its own has no end, so
-    the offsets ascend strictly and the last is the text's number of tokens.
+    A token begins where its first character does. One that stands for no character belongs to the one before it.
 
     Args:
       tokenizer: any.
       texts: the texts.
-      bounds: by text, where its sentences end, as `transforms.sentences.sentence_bounds` gives it.
+      bounds: by text, places in characters, ascending.
 
     Returns:
-      (ids int32, ends int32), one sequence a text each.
+      (ids int32, counts int64), one sequence a text each.
     """
-    pieces, inner, pieces_of_text = _cut(texts, bounds, safe_stops(tokenizer))
-    ids, counts = _encode_pieces(tokenizer, pieces, inner)
-    # The sentences of all texts in order: how many tokens have come by their ends.
-    sentences = np.fromiter((len(places) + 1 for places in inner), dtype=np.int64, count=len(inner))
-    is_last = np.zeros(int(sentences.sum()), dtype=bool)
-    is_last[np.cumsum(sentences) - 1] = True
-    ends = np.empty(len(is_last), dtype=np.int64)
-    ends[is_last], ends[~is_last] = ids.offsets[1:], counts
-    holds_token = np.diff(ends, prepend=0) > 0
-    owner = np.repeat(np.repeat(np.arange(len(texts)), pieces_of_text), sentences)[holds_token]
-    offsets = ids.offsets[offsets_of(pieces_of_text)]
-    within = (ends[holds_token] - offsets[owner]).astype(np.int32)
-    return Ragged(ids.flat, offsets), Ragged.from_lengths(within, np.bincount(owner, minlength=len(texts)))
+    ids, counts, done = [], [], 0
+    for group in _groups(texts):
+        encodings = tokenizer.encode_batch(group, add_special_tokens=False)
+        ids.append(_ids([e.ids for e in encodings]))
+        # One by one, since a list of all of them takes 120 bytes a token.
+        offsets: Iterator[Any] = chain.from_iterable(map(e.token_to_chars, range(len(e))) for e in encodings)
+        begins = np.fromiter(map(itemgetter(0), offsets), dtype=np.int64, count=len(ids[-1].flat))
+        for i, places in enumerate(bounds[done : done + len(group)]):
+            reached = np.maximum.accumulate(begins[ids[-1].offsets[i] : ids[-1].offsets[i + 1]])
+            counts.append(np.searchsorted(reached, places, side="left").astype(np.int64))
+        done += len(group)
+    return concatenate(ids, np.int32), Ragged.from_lengths(
+        np.concatenate([np.zeros(0, np.int64), *counts]), np.array([len(c) for c in counts], dtype=np.int64)
+    )
 
 
-def _cut(
-    texts: list[str], bounds: list[list[int]], stops: str | None
-) -> tuple[list[str], list[list[int]], npt.NDArray[np.int64]]:
-    """(pieces of the texts, where in each sentences end but the last, pieces of each text).
+class Encoder:
+    """Encodes texts with a tokenizer, and remembers. Ids are those of `encode_batch`, whatever came before."""
 
-    Looking up places in characters costs a third of the speed. A piece that is one sentence needs none, so texts are
-    cut between sentences, wherever that cannot change a token.
-    """
-    pieces: list[str] = []
-    inner: list[list[int]] = []
-    pieces_of_text = np.zeros(len(texts), dtype=np.int64)
-    for i, (text, places) in enumerate(zip(texts, bounds, strict=True)):
-        begin, held = 0, list[int]()
-        for place in places:
-            if place == len(text) or (stops is not None and (text[place] in " \n\r\t" or text[place - 1] in stops)):
-                pieces.append(text[begin:place])
-                inner.append(held)
-                pieces_of_text[i] += 1
-                begin, held = place, []
-            else:
-                held.append(place - begin)
-    return pieces, inner, pieces_of_text
+    def __init__(self, tokenizer: Tokenizer):
+        """For a tokenizer, which must not be changed any more."""
+        self.tokenizer = tokenizer
+        self.boundaries = Boundaries.of(tokenizer)
+        """None where texts are encoded whole."""
+        self.memo = Memo(lambda pieces: encode_batch(tokenizer, pieces))
+
+    def encode(self, texts: Ragged) -> Ragged:
+        """Ids of texts without special tokens, int32.
+
+        Args:
+          texts: uint8, the UTF-8 of each text.
+        """
+        if self.boundaries is None:
+            return encode_batch(self.tokenizer, strings(texts))
+        return _of_texts(texts, *self._pieces(texts, self.boundaries))
+
+    def encode_sentences(self, texts: Ragged, bounds: list[list[int]]) -> tuple[Ragged, Ragged]:
+        """Ids as `encode` gives them, and the token offsets in each text at which its sentences end.
+
+        A token belongs to the sentence its first character is in. A sentence without a token of its own has no end,
+        so the offsets ascend strictly and the last is the text's number of tokens.
+
+        Args:
+          texts: uint8, the UTF-8 of each text.
+          bounds: by text, where its sentences end, as `transforms.sentences.sentence_bounds` gives it.
+
+        Returns:
+          (ids int32, ends int32), one sequence a text each.
+        """
+        sentences = np.fromiter(map(len, bounds), dtype=np.int64, count=len(bounds))
+        if self.boundaries is None:
+            ids, found = encode_with_ends(self.tokenizer, strings(texts), bounds)
+            counts = found.flat.astype(np.int64)
+        else:
+            cut, pieces = self._pieces(texts, self.boundaries)
+            ids = _of_texts(texts, cut, pieces)
+            counts = self._tokens_before(cut, pieces, _byte_places(texts, bounds, sentences))
+            counts -= np.repeat(ids.offsets[:-1], sentences)
+        firsts = offsets_of(sentences)[:-1]
+        counts[firsts + sentences - 1] = ids.lengths
+        new = np.diff(counts, prepend=0)
+        new[firsts] = counts[firsts]
+        owner = np.repeat(np.arange(len(bounds)), sentences)[new > 0]
+        return ids, Ragged.from_lengths(counts[new > 0].astype(np.int32), np.bincount(owner, minlength=len(bounds)))
+
+    def _pieces(self, texts: Ragged, boundaries: Boundaries) -> tuple[_Cut, Ragged]:
+        """The pieces of the texts, and the ids of each."""
+        cut = _Cut.of(texts, boundaries)
+        return cut, self.memo.ids_of(cut.pieces, cut.order)
+
+    def _tokens_before(self, cut: _Cut, ids: Ragged, places: Int64) -> Int64:
+        """Tokens of all texts together that begin before each place, a byte."""
+        piece = np.searchsorted(cut.edges, places, side="left")
+        counts = ids.offsets[piece]
+        if len(within := np.flatnonzero(cut.edges[piece] != places)):
+            piece = piece[within] - 1
+            named = (cut.order[piece].astype(np.int64) << 32) | (places[within] - cut.edges[piece])
+            named, which = np.unique(named, return_inverse=True)
+            texts = [cut.pieces[name >> 32] for name in named.tolist()]
+            heads = [t.encode()[: name & 0xFFFFFFFF].decode() for t, name in zip(texts, named.tolist(), strict=True)]
+            _, found = encode_with_ends(self.tokenizer, texts, [[len(head)] for head in heads])
+            counts[within] = ids.offsets[piece] + found.flat.astype(np.int64)[which]
+        return counts
 
 
-def safe_stops(tokenizer: Tokenizer) -> str | None:
-    """Characters after which a text can be cut and gives the same ids; None where none is known to be safe.
+@dataclass(frozen=True)
+class _Cut:
+    """The pieces of texts."""
 
-    Where it is not None, before whitespace that follows something else is safe too. BERT's normalizer looks at single
-    characters and the marks on them, its words end at whitespace, and a punctuation mark is a word. None of GPT-2's
-    words has whitespace but at its beginning. Others may look further: Llama's take line ends to the punctuation
-    before them, SentencePiece's rules squeeze spaces. And an added token can hold anything, unless it is special and
-    so read as plain text.
-    """
-    if not all(t.special and tokenizer.encode_special_tokens for t in tokenizer.get_added_tokens_decoder().values()):
-        return None
-    normalizer, words = tokenizer.normalizer, tokenizer.pre_tokenizer
-    if isinstance(words, BertPreTokenizer) and (normalizer is None or isinstance(normalizer, BertNormalizer)):
-        return ".!?。！？」』”"
-    is_gpt2 = isinstance(words, ByteLevel) and words.use_regex and not words.add_prefix_space
-    return "" if is_gpt2 and normalizer is None else None
+    edges: Int64
+    """int64 [pieces + 1]: first byte of each, and the end."""
+    pieces: list[str]
+    """The distinct ones."""
+    order: npt.NDArray[np.integer]
+    """int [pieces]: which of them each is."""
+
+    @staticmethod
+    def of(texts: Ragged, boundaries: Boundaries) -> _Cut:
+        data = texts.flat.tobytes()
+        edges = boundaries.cut(data, texts.offsets)
+        distinct = pa.StringArray.from_buffers(
+            len(edges) - 1, pa.py_buffer(edges.astype(np.int32)), pa.py_buffer(data)
+        ).dictionary_encode()
+        return _Cut(edges, distinct.dictionary.to_pylist(), np.asarray(distinct.indices))
 
 
-def _encode_pieces(tokenizer: Tokenizer, pieces: list[str], inner: list[list[int]]) -> tuple[Ragged, Int64]:
-    """(ids of all pieces, tokens of all pieces together by the end of each sentence inside a piece, in order)."""
-    plain = [i for i, held in enumerate(inner) if not held]
-    ids = encode_batch(tokenizer, [pieces[i] for i in plain])
-    if len(plain) == len(pieces):
-        return ids, np.zeros(0, np.int64)
-    mixed = [i for i, held in enumerate(inner) if held]
-    encodings = tokenizer.encode_batch([pieces[i] for i in mixed], add_special_tokens=False)
-    mixed_ids = _ids([e.ids for e in encodings])
-    # All places on one axis, pieces end to end, so that one search finds them all.
-    sizes = np.array([len(pieces[i]) + 1 for i in mixed], dtype=np.int64)
-    bases = np.cumsum(sizes) - sizes
-    # One by one, since a list of all of them takes 120 bytes a token.
-    offsets: Iterator[Any] = chain.from_iterable(map(e.token_to_chars, range(len(e))) for e in encodings)
-    begins = np.fromiter(map(itemgetter(0), offsets), dtype=np.int64, count=len(mixed_ids.flat))
-    # A token that stands for no character says it begins at 0, and belongs where the one before it does.
-    reached = np.maximum.accumulate(begins + np.repeat(bases, mixed_ids.lengths))
-    places = [base + place for base, i in zip(bases.tolist(), mixed, strict=True) for place in inner[i]]
-    found = np.searchsorted(reached, np.array(places, dtype=np.int64), side="left")
-    inner_counts = np.array([len(inner[i]) for i in mixed], dtype=np.int64)
-    within = found - np.repeat(mixed_ids.offsets[:-1], inner_counts)
-    order = np.empty(len(pieces), dtype=np.int64)
-    order[plain + mixed] = np.arange(len(pieces))
-    joined = concatenate([ids, mixed_ids], np.int32).take(order)
-    return joined, within + np.repeat(joined.offsets[mixed], inner_counts)
+def _of_texts(texts: Ragged, cut: _Cut, ids: Ragged) -> Ragged:
+    """The ids of texts from those of their pieces."""
+    return Ragged(ids.flat, ids.offsets[np.searchsorted(cut.edges[:-1], texts.offsets)])
+
+
+def _byte_places(texts: Ragged, bounds: list[list[int]], counts: Int64) -> Int64:
+    """Places in characters of each text as bytes of all texts together."""
+    places = np.fromiter(chain.from_iterable(bounds), dtype=np.int64, count=int(counts.sum()))
+    characters = np.flatnonzero((texts.flat.view(np.uint8) & 0xC0) != 0x80)
+    if len(characters) == len(texts.flat):
+        return places + np.repeat(texts.offsets[:-1], counts)
+    firsts = np.searchsorted(characters, texts.offsets[:-1])
+    return np.append(characters, len(texts.flat))[places + np.repeat(firsts, counts)]
+
+
+def _groups(texts: list[str]) -> Iterator[list[str]]:
+    """Runs of texts to encode at a time."""
+    begin, characters = 0, 0
+    for i, text in enumerate(texts):
+        if i > begin and (i - begin >= _GROUP_TEXTS or characters + len(text) > _GROUP_CHARACTERS):
+            yield texts[begin:i]
+            begin, characters = i, 0
+        characters += len(text)
+    if begin < len(texts):
+        yield texts[begin:]
 
 
 def _ids(encodings: list[list[int]]) -> Ragged:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,9 +19,10 @@ from schemas.store import InputRange
 from transforms.inputs import open_parquet
 from transforms.lines import lines, paragraphs
 from transforms.records import Records
+from transforms.texts import from_binary, is_utf8, is_visible
 
-BATCH_BYTES = 2**20
-"""About this many bytes of records come in one batch."""
+BATCH_BYTES = 2**22
+"""About this many bytes of records come in one batch, in which words repeat often enough."""
 
 
 def read_records(piece: InputRange, source: Source, max_record_bytes: int) -> Iterator[Records]:
@@ -63,27 +65,35 @@ def _read_lines(piece: InputRange, source: Source, max_record_bytes: int) -> Ite
 
 
 def _add_encoded(batch: Records, doc_id: str, offset: int, texts: list[bytes], raw: bytes, size: int) -> None:
-    """Add a document of these texts, of which one may be no UTF-8."""
+    """Add a document of these texts, of which one may be no UTF-8, or blank."""
     try:
         decoded = [text.decode("utf-8") for text in texts]
     except UnicodeDecodeError as error:
         batch.reject(offset, "invalid_utf8", f"byte {error.start}: {error.reason}", raw, size)
         return
-    _add_texts(batch, doc_id, offset, decoded, sum(map(len, texts)), raw, size)
-
-
-def _add_texts(
-    batch: Records, doc_id: str, offset: int, texts: list[str], text_bytes: int, raw: bytes, size: int
-) -> None:
-    """Add a document of these texts, of which one may be empty."""
-    for (key, _), text in zip(batch.source.text_fields, texts, strict=True):
+    for (key, _), text in zip(batch.source.text_fields, decoded, strict=True):
         if not text.strip():
             batch.reject(offset, "empty" if key == "text" else f"empty_{key}", "", raw, size)
             return
-    batch.accept(doc_id, offset, texts, text_bytes, size)
+    batch.accept(doc_id, offset, texts, size)
 
 
 def _add_json(batch: Records, piece: InputRange, offset: int, raw: bytes, size: int) -> None:
+    """Add the document of a line, or the reject that says what is wrong with it."""
+    source = batch.source
+    try:
+        record = orjson.loads(raw)
+        text = record[source.text]
+        if not source.holds_pairs and text.strip():
+            doc_id = _doc_id(record.get(source.id) if source.id else None, piece, offset)
+            batch.accept(doc_id, offset, [text.encode()], size)
+            return
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        pass  # what it is that went wrong, and whether at all, is found out step by step
+    _add_json_by_steps(batch, piece, offset, raw, size)
+
+
+def _add_json_by_steps(batch: Records, piece: InputRange, offset: int, raw: bytes, size: int) -> None:
     try:
         raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -107,9 +117,9 @@ def _add_json(batch: Records, piece: InputRange, offset: int, raw: bytes, size: 
         if not isinstance(text, str):
             batch.reject(offset, f"{key}_not_string", f"field {name!r} is {type(text).__name__}", raw, size)
             return
-        texts.append(text)
+        texts.append(text.encode())
     doc_id = _doc_id(record.get(batch.source.id) if batch.source.id else None, piece, offset)
-    _add_texts(batch, doc_id, offset, texts, sum(len(text.encode()) for text in texts), raw, size)
+    _add_encoded(batch, doc_id, offset, texts, raw, size)
 
 
 def _doc_id(value: object, piece: InputRange, offset: int) -> str:
@@ -148,11 +158,11 @@ def _read_parquet(piece: InputRange, source: Source, max_record_bytes: int) -> I
             use_threads=False,
         ):
             batch = Records(source)
-            texts = zip(*(arrow.column(n).cast(pa.large_binary()).to_pylist() for n in names), strict=True)
+            columns = [arrow.column(n).cast(pa.large_binary()) for n in names]
             ids = _ids(arrow.column(source.id)) if source.id else [None] * arrow.num_rows
-            for cells, doc_id in zip(texts, ids, strict=True):
-                _add_row(batch, _doc_id(doc_id, piece, row), row, cells, max_record_bytes)
-                row += 1
+            named = [_doc_id(doc_id, piece, row + i) for i, doc_id in enumerate(ids)]
+            _add_rows(batch, named, row, columns, max_record_bytes)
+            row += arrow.num_rows
             yield batch
     except (pa.ArrowException, OSError) as error:
         raise DataError(
@@ -161,6 +171,21 @@ def _read_parquet(piece: InputRange, source: Source, max_record_bytes: int) -> I
             got=str(error),
             remedy="Replace the file, or leave it out of `files`",
         ) from error
+
+
+def _add_rows(batch: Records, ids: list[str], first: int, columns: list[pa.Array], max_record_bytes: int) -> None:
+    """Add the documents of rows; those of one text at once, where no text is bad UTF-8."""
+    good = np.zeros(len(ids), dtype=bool)
+    if len(columns) == 1 and not batch.source.prefix:
+        present = columns[0].is_valid().to_numpy(zero_copy_only=False)
+        texts = from_binary(columns[0].fill_null(b""))
+        if is_utf8(texts):
+            good = present & (texts.lengths <= max_record_bytes) & is_visible(texts)
+            rows = np.flatnonzero(good)
+            taken = texts if len(rows) == len(ids) else texts.take(rows)
+            batch.accept_all([ids[i] for i in rows.tolist()], (rows + first).tolist(), taken)
+    for i in np.flatnonzero(~good).tolist():
+        _add_row(batch, ids[i], first + i, tuple(c[i].as_py() for c in columns), max_record_bytes)
 
 
 def _add_row(batch: Records, doc_id: str, row: int, cells: tuple[bytes | None, ...], max_record_bytes: int) -> None:

@@ -18,7 +18,6 @@ import numpy.typing as npt
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tokenizers import Tokenizer
 
 from schemas.fingerprint import fingerprint, text_identity
 from schemas.job import Source
@@ -35,12 +34,14 @@ from schemas.store import (
     sidecar_location,
 )
 from schemas.tables import FORMAT_VERSION, REJECTS, token_store_schema
-from transforms.encode import encode_batch, encode_sentences
+from transforms.encode import Encoder, encode_batch
 from transforms.lines import EXCERPT_BYTES
+from transforms.memory import keep_freed_memory
 from transforms.parts import PartWriter, Tokenized
 from transforms.ragged import Ragged
 from transforms.read import read_records
 from transforms.records import Records, Reject
+from transforms.selfcheck import check_ids
 from transforms.sentences import sentence_bounds, sentence_fingerprint
 from transforms.vocabulary import load_tokenizer
 
@@ -103,10 +104,10 @@ def finished_range(piece: InputRange, options: TokenizeOptions) -> dict[Split, P
     return found
 
 
-@functools.lru_cache(maxsize=4)
-def _tokenizer(uri: str, sha256: str) -> Tokenizer:
-    """One load a process; the digest is part of the key so that a replaced file is seen."""
-    return load_tokenizer(Location(uri).read_bytes(), where=uri)
+@functools.lru_cache(maxsize=1)
+def _encoder(uri: str, sha256: str) -> Encoder:
+    """One a process, so that a range finds what others met; the digest makes a replaced file seen."""
+    return Encoder(load_tokenizer(Location(uri).read_bytes(), where=uri))
 
 
 def tokenize_range(piece: InputRange, options: TokenizeOptions) -> dict[Split, PartSidecar]:
@@ -121,6 +122,7 @@ def tokenize_range(piece: InputRange, options: TokenizeOptions) -> dict[Split, P
     """
     if done := finished_range(piece, options):
         return done
+    keep_freed_memory()
     store, wanted = Location(options.store), range_fingerprint(piece, options)
     places = {s: part_location(store, piece.source, s, piece.part) for s in SPLITS}
     # Sidecars go first: a stale one must not vouch for a part that is being replaced.
@@ -190,23 +192,23 @@ class _Totals:
 
 def _tokenized(piece: InputRange, options: TokenizeOptions, totals: _Totals) -> Iterator[dict[Split, Tokenized]]:
     """Each batch of the range's documents by split."""
-    tokenizer = _tokenizer(options.tokenizer_uri, options.tokenizer_sha256)
+    encoder = _encoder(options.tokenizer_uri, options.tokenizer_sha256)
     for records in read_records(piece, options.source, options.max_record_bytes):
         totals.records += len(records.ids) + len(records.rejects)
         totals.read_bytes += records.read_bytes
         totals.format_bytes += records.format_bytes
         totals.rejects += records.rejects
         if records.ids:
-            yield _tokenize_records(tokenizer, records, options, totals)
+            yield _tokenize_records(encoder, records, options, totals)
 
 
 def _tokenize_records(
-    tokenizer: Tokenizer, records: Records, options: TokenizeOptions, totals: _Totals
+    encoder: Encoder, records: Records, options: TokenizeOptions, totals: _Totals
 ) -> dict[Split, Tokenized]:
-    lists = _encode(tokenizer, records, options)
     keys = document_keys(options.source.name, records.ids)
+    lists = _encode(encoder, records, keys, options)
     sizes = np.array(records.sizes, dtype=np.int64)
-    has_tokens = _has_tokens(tokenizer, lists, options.source.prefix)
+    has_tokens = _has_tokens(encoder, lists, options.source.prefix)
     for i in np.flatnonzero(~has_tokens).tolist():
         # Say, a text of control characters only, which BERT's normalizer drops.
         excerpt = " ".join(records.texts_of(i))[:EXCERPT_BYTES]
@@ -217,22 +219,28 @@ def _tokenize_records(
     return {split: documents.take(np.flatnonzero(wanted & has_tokens)) for split, wanted in split_rows}
 
 
-def _encode(tokenizer: Tokenizer, records: Records, options: TokenizeOptions) -> dict[str, Ragged]:
+def _encode(
+    encoder: Encoder, records: Records, keys: npt.NDArray[np.uint64], options: TokenizeOptions
+) -> dict[str, Ragged]:
     """The lists of a part's rows, by column."""
+    texts, where = records.texts_utf8, f"source {options.source.name!r}"
     if options.sentences:
         bounds = [sentence_bounds(text, options.source) for text in records.texts]
-        ids, ends = encode_sentences(tokenizer, records.texts, bounds)
+        ids, ends = encoder.encode_sentences(texts, bounds)
         lists = {"ids": ids, "sentence_ends": ends}
     else:
-        lists = {"ids": encode_batch(tokenizer, records.texts)}
+        lists = {"ids": encoder.encode(texts)}
+    check_ids(encoder, texts, lists["ids"], keys, records.ids, where)
     if options.pairs:
-        lists["target_ids"] = encode_batch(tokenizer, records.targets)
+        targets = records.targets_utf8
+        lists["target_ids"] = encoder.encode(targets)
+        check_ids(encoder, targets, lists["target_ids"], keys, records.ids, where)
     return lists
 
 
-def _has_tokens(tokenizer: Tokenizer, lists: dict[str, Ragged], prefix: str) -> npt.NDArray[np.bool_]:
+def _has_tokens(encoder: Encoder, lists: dict[str, Ragged], prefix: str) -> npt.NDArray[np.bool_]:
     """bool [documents]; False where a text, or one of a pair's, has no token beside those of the prefix."""
-    ids, alone = lists["ids"], encode_batch(tokenizer, [prefix]).flat
+    ids, alone = lists["ids"], encode_batch(encoder.tokenizer, [prefix]).flat
     has_tokens = np.ones(len(ids), dtype=bool)
     for i in np.flatnonzero(ids.lengths == len(alone)).tolist():
         has_tokens[i] = not np.array_equal(ids.flat[ids.offsets[i] : ids.offsets[i + 1]], alone)

@@ -20,8 +20,10 @@ import transforms.objectives.registry  # noqa: F401  (makes the objectives known
 import transforms.sentences as sentences
 from schemas.job import TrainTokenizer
 from schemas.source import LANGUAGES, Source
-from transforms.encode import encode_batch, encode_sentences, safe_stops
+from transforms.boundaries import _CL100K
+from transforms.encode import Encoder, encode_batch
 from transforms.sentences import sentence_bounds, sentence_fingerprint
+from transforms.texts import utf8
 from transforms.tokenizer_training import train_tokenizer
 from transforms.vocabulary import load_tokenizer
 
@@ -33,7 +35,12 @@ PROSE = (
 SPLIT, LINES = source(), source(sentences="lines")
 
 
-KINDS = ("wordpiece", "wordpiece-cased", "bpe", "roberta", "prefix-space", "llama", "unigram", "added")
+KINDS = ("wordpiece", "wordpiece-cased", "bpe", "roberta", "prefix-space", "llama", "llama3", "unigram", "added")
+
+
+@functools.cache
+def encoder_of(kind: str) -> Encoder:
+    return Encoder(tokenizer_of(kind))
 
 
 @functools.cache
@@ -50,9 +57,13 @@ def tokenizer_of(kind: str) -> Tokenizer:
         made.post_processor = processors.ByteLevel(trim_offsets=True)
     elif kind == "prefix-space":
         made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    elif kind == "llama":
-        # Takes line ends to the punctuation before them, so a text must not be cut at whitespace.
-        words = Regex(r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+    elif kind in ("llama", "llama3"):
+        # Takes line ends to the punctuation before them, so sentences end inside words.
+        words = Regex(
+            _CL100K % "{1,3}"
+            if kind == "llama3"
+            else r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        )
         steps = [pre_tokenizers.Split(words, "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
         made.pre_tokenizer = pre_tokenizers.Sequence(steps)
         made.train_from_iterator(["end.\n\nnext"] * 9, trainers.BpeTrainer(vocab_size=300, show_progress=False))
@@ -110,7 +121,7 @@ def test_sentence_ends_are_exact_and_the_ids_are_those_of_the_whole_text(
 ) -> None:
     tokenizer = tokenizer_of(kind)
     bounds = [sentence_bounds(text, source(sentences=how)) for text in texts]
-    ids, ends = encode_sentences(tokenizer, texts, bounds)
+    ids, ends = encoder_of(kind).encode_sentences(utf8(texts), bounds)
     expected = [e.ids for e in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
     assert lists(ids) == expected
     assert lists(ends) == [ends_oracle(tokenizer, t, b) for t, b in zip(texts, bounds, strict=True)]
@@ -127,20 +138,14 @@ def test_ends_are_exact_wherever_a_text_is_divided(text: str, data: st.DataObjec
     after = [i for i in range(1, len(text)) if not text[i - 1].isspace()]
     chosen = data.draw(st.sets(st.sampled_from(after), max_size=8)) if after else set()
     bounds = [*sorted(chosen), len(text)]
-    for tokenizer in map(tokenizer_of, KINDS):
-        ids, ends = encode_sentences(tokenizer, [text], [bounds])
-        assert lists(ids) == lists(encode_batch(tokenizer, [text]))
-        assert lists(ends) == [ends_oracle(tokenizer, text, bounds)]
+    for encoder in map(encoder_of, KINDS):
+        ids, ends = encoder.encode_sentences(utf8([text]), [bounds])
+        assert lists(ids) == lists(encode_batch(encoder.tokenizer, [text]))
+        assert lists(ends) == [ends_oracle(encoder.tokenizer, text, bounds)]
 
 
-def test_texts_are_cut_only_for_tokenizers_that_cannot_tell() -> None:
-    assert {kind: safe_stops(t) is not None for kind, t in zip(KINDS, map(tokenizer_of, KINDS), strict=True)} == {
-        **dict.fromkeys(KINDS, False),
-        **dict.fromkeys(("wordpiece", "wordpiece-cased", "bpe", "roberta"), True),
-    }
-    reads_special = Tokenizer.from_str(tokenizer_of("wordpiece").to_str())
-    reads_special.encode_special_tokens = False
-    assert safe_stops(reads_special) is None
+def test_both_ways_of_finding_ends_are_tested() -> None:
+    assert {kind for kind in KINDS if encoder_of(kind).boundaries is None} == {"prefix-space", "llama", "added"}
 
 
 def test_what_a_cut_would_change_is_not_cut() -> None:
@@ -151,8 +156,8 @@ def test_what_a_cut_would_change_is_not_cut() -> None:
 
 
 def test_no_texts_give_no_ends() -> None:
-    for tokenizer in map(tokenizer_of, KINDS):
-        assert [len(r) for r in encode_sentences(tokenizer, [], [])] == [0, 0]
+    for encoder in map(encoder_of, KINDS):
+        assert [len(r) for r in encoder.encode_sentences(utf8([]), [])] == [0, 0]
 
 
 def pieces(text: str, of: Source = SPLIT) -> list[str]:
@@ -301,6 +306,6 @@ def test_an_encoded_text_is_read_as_plain_text() -> None:
     special = {t.content for t in tokenizer_of("wordpiece").get_added_tokens_decoder().values()}
     for kind in ("wordpiece", "bpe"):
         text = f"The mill. {' '.join(sorted(special))}. The end."
-        ids, _ = encode_sentences(tokenizer_of(kind), [text], [sentence_bounds(text, SPLIT)])
+        ids, _ = encoder_of(kind).encode_sentences(utf8([text]), [sentence_bounds(text, SPLIT)])
         names = {tokenizer_of(kind).id_to_token(int(i)) for i in ids.flat}
         assert not names & (special - {"[UNK]"}), json.dumps(sorted(names & special))

@@ -30,8 +30,9 @@ from schemas.keys import document_keys, validation_mask
 from schemas.storage import Location
 from schemas.store import InputRange, PartSidecar, part_location, rejects_location, sidecar_location
 from schemas.tables import REJECTS, token_store_schema
-from transforms.encode import encode_sentences
+from transforms.encode import Encoder, encode_with_ends
 from transforms.sentences import sentence_bounds
+from transforms.texts import utf8
 from transforms.tokenize import TokenizeOptions, finished_range, range_fingerprint, tokenize_range
 from transforms.tokenizer_training import train_tokenizer
 from transforms.vocabulary import TRAINED_SPECIAL_TOKENS, load_tokenizer, read_vocabulary
@@ -124,11 +125,10 @@ def test_names_of_special_tokens_in_a_text_never_become_special_ids(tokenizers: 
     data = tokenizers[model][1]
     special = set(read_vocabulary(data).special_token_ids)
     unknown = read_vocabulary(data).special_ids["unk"]
-    tokenizer = load_tokenizer(data)
+    encoder = Encoder(load_tokenizer(data))
     for name in TRAINED_SPECIAL_TOKENS:
         for text in (name, f"the {name} mill", f"mill{name}mill", name * 3):
-            (ids,) = [r.tolist() for r in np.split(tokenize.encode_batch(tokenizer, [text]).flat, [])]
-            assert not special.intersection(ids) - {unknown}, text
+            assert not special.intersection(encoder.encode(utf8([text])).flat.tolist()) - {unknown}, text
 
 
 @cases(25)
@@ -328,7 +328,7 @@ def test_a_run_that_fails_commits_nothing(
 ) -> None:
     piece, opts = input_range(corpus(tmp_path), "jsonl"), options(tmp_path, tokenizers)
     calls = 0
-    real = tokenize.encode_batch
+    real = Encoder.encode
 
     def fail_later(*args: Any) -> Any:
         nonlocal calls
@@ -337,7 +337,7 @@ def test_a_run_that_fails_commits_nothing(
             raise RuntimeError("killed")
         return real(*args)
 
-    monkeypatch.setattr(tokenize, "encode_batch", fail_later)
+    monkeypatch.setattr(Encoder, "encode", fail_later)
     monkeypatch.setattr(parts, "CHUNK_TOKENS", 50)
     monkeypatch.setattr(read, "BATCH_BYTES", 500)
     with pytest.raises(RuntimeError, match="killed"):
@@ -391,8 +391,8 @@ def test_sentence_ends_are_stored_and_change_nothing_else(
         for row in found:
             offset = int(row["doc_id"].split(":")[1])
             text = json.loads(Path(piece.uri).read_bytes()[offset:].split(b"\n")[0])["text"]
-            _, ends = encode_sentences(tokenizer, [text], [sentence_bounds(text, cut.source)])
-            assert row["sentence_ends"] == ends.flat.tolist()
+            _, ends = encode_with_ends(tokenizer, [text], [sentence_bounds(text, cut.source)])
+            assert row["sentence_ends"] == sorted({*ends.flat.tolist()[:-1], len(row["ids"])} - {0})
     assert any(len(r["sentence_ends"]) > 1 for r in found)
 
 
