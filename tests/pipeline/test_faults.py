@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -25,12 +26,12 @@ def _start(job: Path) -> subprocess.Popen[bytes]:
 
 
 def _kill_tree(process: subprocess.Popen[bytes]) -> None:
-    parent = psutil.Process(process.pid)
-    for victim in [*parent.children(recursive=True), parent]:
-        try:
-            os.kill(victim.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue  # it ended by itself between the listing and the signal
+    """The launcher and its workers at once, those too that are only just being started."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGKILL)
+    for child in children:  # in a group of their own
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
     process.wait()
 
 
