@@ -11,7 +11,7 @@ from schemas.storage import Location
 from transforms.gates import Gate
 from transforms.statistics import Accumulator
 
-AUDIT_VERSION = 1
+AUDIT_VERSION = 2
 """Of audit.json and of what the gates mean; a result of another version is not current."""
 
 

@@ -86,7 +86,7 @@ def test_the_gate_names_the_shard_and_the_command(tmp_path: Path) -> None:
     result = audit_dataset(make_dataset(tmp_path, spoil=change_shard(first_train, fewer_masks)))
     gate = result.failed[0]
     assert gate.worst_shard == "data/split=train/stage=0/length=16/00000.parquet"
-    assert gate.command == "shardmill show DATASET --split train --stage 0 --length 16"
+    assert gate.command == "shardmill show DATASET --gate mask_counts"
     assert gate.effect == 1
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 from schemas.ledger import Entry
 from schemas.manifest import TokenizerRecord
-from transforms.gates.gate import Evidence, Gate, equalities, show_command
+from transforms.gates.gate import Evidence, Gate, equalities
 from transforms.statistics import Group
 
 _VERIFY = "shardmill verify DATASET"
@@ -111,7 +111,6 @@ def mixture(e: Evidence) -> Gate:
         bound="the source's named losses and gains" + ", plus its longest pair" * whole,
         n=n,
         effect=max(worst, 0.0),
-        command=show_command(),
     )
 
 

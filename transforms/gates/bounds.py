@@ -5,7 +5,7 @@ from __future__ import annotations
 from schemas.errors import did_you_mean
 from schemas.gates import GATES
 from schemas.manifest import Manifest
-from transforms.gates.gate import Evidence, Gate, show_command
+from transforms.gates.gate import Evidence, Gate
 from transforms.statistics import Accumulator
 
 _WORST = {"padding": "padding_share", "unknown": "unknown_tokens"}
@@ -53,7 +53,6 @@ def job_gates(e: Evidence) -> list[Gate]:
                 n=e.found.total("rows"),
                 effect=value,
                 worst_shard=e.worst(_WORST.get(name, "")),
-                command=show_command(),
             )
         )
     return gates

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from transforms.gates.gate import Evidence, Gate, show_command
+from transforms.gates.gate import Evidence, Gate
 from transforms.statistics.masks import FIXED_POINT
 from transforms.statistics.significance import (
     chi_square_quantile,
@@ -85,7 +85,6 @@ def share_gate(name: str, law: str, shares: Mapping[str, Share], tests: int, flo
         f"{detectable:.2%}",
         n=overall.n,
         effect=max((s.effect for s in failing.values()), default=overall.effect),
-        command=show_command(),
     )
 
 
@@ -116,7 +115,6 @@ def places_gate(
         bound=f"tail ≥ {level:.0e} or distance ≤ {floor:.0%}; smallest distance detectable: {detectable:.2%}",
         n=n,
         effect=distance,
-        command=show_command(),
     )
 
 

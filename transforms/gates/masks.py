@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from transforms.gates.chance import FALSE_ALARM, Share, places_gate
-from transforms.gates.gate import Evidence, Gate, show_command
+from transforms.gates.gate import Evidence, Gate
+from transforms.gates.passes import passes_differ
 from transforms.objectives.masking import MaskingParameters
 from transforms.objectives.selection import ngram_law, span_length_law
 from transforms.statistics.masks import FIXED_POINT
@@ -58,11 +59,17 @@ def expected_shares(parameters: MaskingParameters, text_ids: int) -> dict[str, f
 
 
 def mask_gates(e: Evidence) -> list[Gate]:
-    """`mask_counts`, `mask_replacement`, `mask_uniformity` and `mask_runs`."""
+    """`mask_counts`, `mask_replacement`, `mask_uniformity`, `mask_runs` and `passes_differ`."""
     sources = sorted({group.source for group, _ in e.found.select()})
     tests = 3 * (len(sources) + 1) + 3
     level = FALSE_ALARM / tests
-    return [_counts(e, level), _replacement(e, sources, level), _uniformity(e, tests), _runs(e, level)]
+    return [
+        _counts(e, level),
+        _replacement(e, sources, level),
+        _uniformity(e, tests),
+        _runs(e, level),
+        passes_differ(e),
+    ]
 
 
 def _parameters(e: Evidence) -> MaskingParameters:
@@ -108,7 +115,7 @@ def _counts(e: Evidence, level: float) -> Gate:
         n=e.found.total("rows"),
         effect=float(wrong),
         worst_shard=e.worst("mask_count_errors"),
-        command=show_command(next((group for group, m in e.found.select() if m.sums["mask_count_errors"]), None)),
+        figures=("mask_count_errors",),
     )
 
 
@@ -132,8 +139,13 @@ def _replacement(e: Evidence, sources: list[str], level: float) -> Gate:
         n=e.found.total("masked"),
         effect=max((s.effect for _, s in failing), default=max(s.effect for s in overall.values())),
         worst_shard=e.worst("replacement_deviation"),
-        command=show_command(),
+        figures=tuple(f"shown_{name}" for name, s in _excess(overall)),
     )
+
+
+def _excess(shares: dict[str, Share]) -> list[tuple[str, Share]]:
+    """The share that is furthest above its law, by name."""
+    return sorted(shares.items(), key=lambda found: found[1].probability - found[1].observed)[:1]
 
 
 def _shares(e: Evidence, source: str | None) -> dict[str, Share]:
@@ -199,5 +211,4 @@ def _runs(e: Evidence, level: float) -> Gate:
         f"{detectable_proportion(round(n / spread), min(least, 0.5), level):.2%}",
         n=places,
         effect=max(deviation, 0.0),
-        command=show_command(),
     )

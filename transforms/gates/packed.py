@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from transforms.gates.gate import Evidence, Gate, equalities, show_command
+from transforms.gates.gate import Evidence, Gate, equalities
 
 
 def documents_whole(e: Evidence) -> Gate:
@@ -26,4 +26,4 @@ def documents_whole(e: Evidence) -> Gate:
         pairs[f"documents {where}"] = (c["documents_begun"], c["documents_ended"])
         pairs[f"tokens {where}"] = (c["ended_tokens"], c["corpus_tokens"])
     law = "as many documents end as begin in every stage, with as many tokens as there are"
-    return equalities("documents_whole", law, pairs, show_command())
+    return equalities("documents_whole", law, pairs)

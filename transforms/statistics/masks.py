@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from schemas.keys import draw
 from transforms.objectives.base import Law
 from transforms.objectives.masking import MaskingParameters, prediction_law
 from transforms.ragged import Ragged, offsets_of, ranges
@@ -18,8 +19,15 @@ from transforms.statistics.rows import Int64, Rows, row_sums
 POSITION_BINS = 20
 """Bins of the masked positions' histogram, equal parts of a row."""
 
+RUN_BINS = 16
+"""Bins of the histogram of runs of masked places; the last has all longer ones."""
+
 RUN_PLACES = 8
 """Masked places of a row from which on its runs are judged."""
+
+DRAW_PLACES, CLUSTERED_DRAW_PLACES = 4, 8
+"""Masked places from which on two passes are not expected to mask the same ones of three times as many and more:
+four of twelve are the same in one of 495."""
 
 FIXED_POINT = 2**32
 """Expected counts are kept as integers of this fraction, so that they add exactly."""
@@ -90,8 +98,12 @@ def measure_masks(rows: Rows, table: pa.Table) -> None:
     if parameters.selection == "bernoulli":
         breaks = predicted > candidates
     figures["mask_count_errors"] = breaks.astype(np.int64)
-    if parameters.whole_word or parameters.selection in ("ngram", "span"):
+    clustered = parameters.whole_word or parameters.selection in ("ngram", "span")
+    if clustered:
         figures["mask_run_squares"] = _run_squares(rows, row, place)
+    places = row_sums(draw(0, "audit.place", place), offsets_of(figures["masked"]))
+    least = CLUSTERED_DRAW_PLACES if clustered else DRAW_PLACES
+    rows.drawn = places, (predicted >= least) & (candidates >= 3 * predicted)
     _count_positions(rows, row, place, special_row, special_place, candidates)
     _count_neighbours(rows, row, place, rows.offsets[special_row] + special_place, candidates)
 
@@ -134,14 +146,19 @@ def _count_frame(rows: Rows, at: Int64, label: npt.NDArray[np.int32], bare: npt.
     stray = bare & fits[rows.special_row] & ~expected[rows.special_at]
     stray &= np.isin(rows.safe_ids[rows.special_at], frame_ids)
     rows.per_row["frame_errors"] = errors + rows.count_at(rows.special_row[stray])
+    rows.restored = restored
 
 
 def _run_squares(rows: Rows, row: Int64, place: Int64) -> Int64:
-    """[rows], Σ run² over runs of adjacent masked places: how far whole words cluster the draws."""
+    """[rows], Σ run² over runs of adjacent masked places, which are also counted by length.
+
+    It tells how far whole words cluster the draws.
+    """
     if len(row) == 0:
         return np.zeros(len(rows), np.int64)
     starts = np.flatnonzero(np.r_[True, (row[1:] != row[:-1]) | (place[1:] != place[:-1] + 1)])
     run = np.diff(np.append(starts, len(row)))
+    rows.add_histogram("mask_run", row[starts], np.minimum(run, RUN_BINS) - 1, RUN_BINS)
     return np.bincount(row[starts], weights=run * run, minlength=len(rows)).astype(np.int64)
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +20,15 @@ from schemas.keys import draw, validation_mask
 from transforms.ragged import Ragged
 from transforms.statistics.accumulator import LENGTH_BINS, Accumulator, Group, Measures
 from transforms.statistics.context import AuditContext
+from transforms.statistics.passes import pass_hashes
 
 Int64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
+
+_Sum = TypeVar("_Sum", np.int64, np.uint64)
+
+COPY_BINS = 32
+"""Passes over a source that are told apart; the last bin has all further ones."""
 
 _BASE = 0x9E3779B97F4A7C15
 """Base of the row hash's polynomial; odd, hence invertible modulo 2**64."""
@@ -54,6 +62,10 @@ class Rows:
     """[rows] each, to be maximised by source."""
     histograms: dict[str, list[list[int]]] = field(default_factory=dict)
     """By source and bin."""
+    restored: npt.NDArray[np.int32] | None = None
+    """[tokens], the ids before they were masked, where the objective can say so."""
+    drawn: tuple[U64, npt.NDArray[np.bool_]] | None = None
+    """A hash of what was drawn anew for each row, and of which rows two passes would hardly draw the same; [rows]."""
 
     @classmethod
     def of(cls, table: pa.Table, context: AuditContext) -> Rows:
@@ -113,6 +125,30 @@ class Rows:
         flat = np.bincount(self.code[rows] * size + bins, minlength=len(self.sources) * size)
         self.histograms[name] = flat.reshape(len(self.sources), size).tolist()
 
+    def add_law(self, name: str, row: Int64, which: Int64, expected: Int64) -> None:
+        """Add the histogram `name_expected`, the sum of what the law of each item expects, by the source of its row.
+
+        Args:
+          name: of the histogram beside it.
+          row: of each item, int64 [items].
+          which: law of each item, int64 [items].
+          expected: of each law, in units of a fixed point, int64 [laws, bins].
+        """
+        size = len(expected)
+        items = np.bincount(self.code[row] * size + which, minlength=len(self.sources) * size)
+        self.histograms[f"{name}_expected"] = (items.reshape(len(self.sources), size) @ expected).tolist()
+
+    def count_tokens(self) -> Iterator[tuple[str, Int64]]:
+        """Sources that have rows, each with how often its rows have each id, int64 [vocab_size]."""
+        size, present = self.context.vocab_size, np.unique(self.code)
+        ids, ends = self.safe_ids, np.array([len(self.safe_ids)])
+        if len(present) > 1:
+            order = np.argsort(self.code, kind="stable")
+            ids = Ragged(self.safe_ids, self.offsets).take(order).flat.astype(np.int32, copy=False)
+            ends = np.cumsum(self.lengths[order])[np.searchsorted(self.code[order], present, side="right") - 1]
+        for index, begin, end in zip(present.tolist(), [0, *ends[:-1].tolist()], ends.tolist(), strict=True):
+            yield self.sources[index], np.bincount(ids[begin:end], minlength=size)
+
     def collect(self, accumulator: Accumulator, split: str, stage: int, length: int) -> None:
         """Add all figures to the accumulator, by source."""
         size = len(self.sources)
@@ -132,9 +168,11 @@ class Rows:
                 {name: bins[index] for name, bins in self.histograms.items()},
             )
             accumulator.add(Group(split, stage, length, self.sources[index]), measures)
+        for source, counts in self.count_tokens():
+            accumulator.add_tokens(split, source, counts)
 
 
-def row_sums(values: Int64 | U64, offsets: Int64) -> npt.NDArray[np.int64]:
+def row_sums(values: npt.NDArray[_Sum], offsets: Int64) -> npt.NDArray[_Sum]:
     """Sums of the rows of a ragged array; empty rows give 0, unsigned sums wrap around."""
     running = np.zeros(len(values) + 1, dtype=values.dtype)
     np.cumsum(values, out=running[1:])
@@ -181,6 +219,18 @@ def measure_common(rows: Rows, column_length: Int64, split: str, stage: int, len
     )
     figures["provenance_ragged"] = (~same_pieces | (rows.doc_keys.lengths == 0)).astype(np.int64)
 
+    begun = keys[rows.doc_keys.offsets[:-1][rows.doc_keys.lengths > 0]]
+    other = keys != np.repeat(begun, rows.doc_keys.lengths[rows.doc_keys.lengths > 0])
+    figures["concatenated_rows"] = (rows.count_at(piece_row[other]) > 0).astype(np.int64)
+    offset_row = np.repeat(np.arange(len(rows)), rows.doc_offsets.lengths)
+    figures["cut_pieces"] = rows.count_at(offset_row[rows.doc_offsets.flat.astype(np.int64) > 0])
+    rows.add_histogram("copy", np.arange(len(rows)), np.clip(rows.copy, 0, COPY_BINS - 1), COPY_BINS)
+    roles = sorted(context.special_ids)
+    role_of = np.full(context.vocab_size, len(roles))
+    for index, role in enumerate(roles):
+        role_of[context.special_ids[role]] = index
+    rows.add_histogram("special", rows.special_row, role_of[special_ids], len(roles) + 1)
+
     rows.maxima["longest_row"] = n
     rows.maxima["copy"] = rows.copy
     if same_pieces.all():
@@ -192,13 +242,13 @@ def measure_common(rows: Rows, column_length: Int64, split: str, stage: int, len
     rows.add_histogram("length", np.arange(len(rows)), bins, LENGTH_BINS)
 
 
-def hash_rows(rows: Rows) -> U64:
-    """uint64 [rows], equal for equal `input_ids`.
+def hash_rows(rows: Rows, ids: npt.NDArray[np.int32] | None = None) -> U64:
+    """uint64 [rows], equal for equal `input_ids`, or for other ids in their place.
 
     Σ h(id) · B^position modulo 2**64 with 64 random bits h for each id, then mixed with the length: one product a
     token, no table by position. A row's own power of B is divided out, so its place in the row group is nothing.
     """
-    values = rows.context.token_hashes[rows.safe_ids]
+    values = rows.context.token_hashes[rows.safe_ids if ids is None else ids]
     values *= _powers(_BASE, len(values))
     inverse = _powers(pow(_BASE, -1, 2**64), len(values) + 1)
     sums = row_sums(values, rows.offsets) * inverse[rows.offsets[:-1]]
@@ -207,16 +257,28 @@ def hash_rows(rows: Rows) -> U64:
 
 def collect_hashes(rows: Rows, accumulator: Accumulator, split: str, stage: int) -> None:
     """Add the rows' hashes, their hashes with provenance, and their documents' keys to the samples."""
-    # Every stage has its own validation rows of the same documents, so there a repeat counts within a stage only.
-    scope = stage if split == "validation" else 0
-    row_hashes = draw(0, "audit.scope", hash_rows(rows), scope)
-    accumulator.add_hashes(f"rows/{split}", row_hashes)
+    row_hashes = hash_rows(rows)
+    accumulator.add_hashes(f"rows/{split}", _scoped(row_hashes, split, stage))
     accumulator.add_hashes(f"documents/{split}", draw(0, "audit.document", rows.doc_keys.flat))
-    has_piece = (rows.doc_keys.lengths > 0) & (rows.doc_offsets.lengths > 0)
+    accumulator.add_hashes(f"occurrences/{split}", occurrence_hashes(rows, row_hashes, split, stage)[1])
+    texts = row_hashes if rows.restored is None else hash_rows(rows, rows.restored)
+    accumulator.add_hashes(f"texts/{split}", texts)
+    if rows.drawn is not None and split == "train":
+        accumulator.add_hashes("passes/train", pass_hashes(rows, *rows.drawn))
+
+
+def occurrence_hashes(rows: Rows, row_hashes: U64, split: str, stage: int) -> tuple[Int64, U64]:
+    """Rows that have provenance, and a hash of each with it; equal for a row that was written twice."""
+    has_piece = np.flatnonzero((rows.doc_keys.lengths > 0) & (rows.doc_offsets.lengths > 0))
     key = rows.doc_keys.flat[rows.doc_keys.offsets[:-1][has_piece]]
     offset = rows.doc_offsets.flat[rows.doc_offsets.offsets[:-1][has_piece]]
-    occurrences = draw(0, "audit.occurrence", row_hashes[has_piece], key, offset, rows.copy[has_piece])
-    accumulator.add_hashes(f"occurrences/{split}", occurrences)
+    scoped = _scoped(row_hashes, split, stage)[has_piece]
+    return has_piece, draw(0, "audit.occurrence", scoped, key, offset, rows.copy[has_piece])
+
+
+def _scoped(row_hashes: U64, split: str, stage: int) -> U64:
+    """Every stage has its own validation rows of the same documents, so there a repeat counts within a stage only."""
+    return draw(0, "audit.scope", row_hashes, stage if split == "validation" else 0)
 
 
 _POWERS: dict[int, U64] = {}

@@ -5,7 +5,7 @@ A file that cannot be read is counted and named, not raised: the audit's answer 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -65,7 +65,7 @@ def _unread(kind: str, path: str, what: str) -> Accumulator:
 def _read(file: pq.ParquetFile, shard: Mapping[str, Any], context: AuditContext, found: Accumulator) -> None:
     path, split = str(shard["path"]), str(shard["split"])
     stage, length = int(shard["stage"]), int(shard["length"])
-    expected, objective = schema_of(context.kind), known_objective(context.kind)
+    expected = schema_of(context.kind)
     schema = file.schema_arrow
     lacking = [f.name for f in expected if schema.get_field_index(f.name) < 0 or schema.field(f.name).type != f.type]
     if lacking:
@@ -79,17 +79,48 @@ def _read(file: pq.ParquetFile, shard: Mapping[str, Any], context: AuditContext,
     if difference := row_group_difference(file.metadata, int(shard["row_group_rows"])):
         found.add_problem("differs_from_index", path, difference)
         found.add_worst("differs_from_index", 1, path)
+    for _, rows in measured_row_groups(file, shard, context):
+        rows.collect(found, split, stage, length)
+        collect_hashes(rows, found, split, stage)
+    _count_text(found, context)
+
+
+def measured_row_groups(
+    file: pq.ParquetFile, shard: Mapping[str, Any], context: AuditContext
+) -> Iterator[tuple[int, Rows]]:
+    """(first row, rows with their figures) of each row group of a shard that is not empty.
+
+    Raises:
+      ArrowInvalid: a column has nulls.
+    """
+    expected = schema_of(context.kind)
+    first = 0
     for index in range(file.num_row_groups):
         table = file.read_row_group(index, columns=expected.names, use_threads=False)
         if table.num_rows == 0:
             continue
         if nulls := [name for name in expected.names if table[name].null_count]:
             raise pa.ArrowInvalid(f"row group {index} has nulls in {', '.join(nulls)}")
-        rows = Rows.of(table, context)
-        measure_common(rows, np.asarray(table["length"].combine_chunks()).astype(np.int64), split, stage, length)
-        objective.measure(rows, table)
-        rows.collect(found, split, stage, length)
-        collect_hashes(rows, found, split, stage)
+        yield first, measure_table(table, context, str(shard["split"]), int(shard["stage"]), int(shard["length"]))
+        first += table.num_rows
+
+
+def measure_table(table: pa.Table, context: AuditContext, split: str, stage: int, length: int) -> Rows:
+    """The rows of a table with the columns of a shard, and the figures of each."""
+    rows = Rows.of(table, context)
+    measure_common(rows, np.asarray(table["length"].combine_chunks()).astype(np.int64), split, stage, length)
+    known_objective(context.kind).measure(rows, table)
+    return rows
+
+
+def _count_text(found: Accumulator, context: AuditContext) -> None:
+    """What follows from how often each id occurs in a shard, whose groups differ in nothing but their source."""
+    for group, measures in found.select():
+        counts = np.where(context.is_special, 0, found.tokens[(group.split, group.source)])
+        measures.sums["text_tokens"] = int(counts.sum())
+        if context.token_bytes is not None:
+            measures.sums["text_bytes"] = int(counts @ context.token_bytes.astype(np.int64))
+        measures.seen = int.from_bytes(np.packbits(counts > 0, bitorder="little").tobytes(), "little")
 
 
 def row_group_difference(metadata: pq.FileMetaData, stated: int) -> str:
