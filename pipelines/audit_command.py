@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rich.console import Console
 from rich.markup import escape
 
 from pipelines.audit import audit_dataset, where_to_run, write_audit
+from pipelines.difference import difference, show_difference
 from pipelines.engine import Engine
 from pipelines.progress import progress as show_progress
 from pipelines.report.result import AuditResult
@@ -18,6 +21,7 @@ def audit_command(
     console: Console,
     engine: Engine | None = None,
     *,
+    against: str | None = None,
     html: str | None = None,
     json: str | None = None,
     junit: str | None = None,
@@ -28,10 +32,16 @@ def audit_command(
       dataset: its place.
       console: where to say it.
       engine: where to run; by default in this process.
+      against: place of a dataset to compare with, say last week's.
       html, json, junit: other places for the reports.
     """
     place = Location.of(dataset)
+    other = Location.of(against) if against else None
+    if other is not None:
+        read_manifest(other)  # before the work on the first
     result = _audited(place, console, engine or Engine())
+    if other is not None:
+        result = replace(result, difference=difference(result, _audited(other, console, engine or Engine())))
     written = write_audit(
         result,
         html=Location.of(html) if html else None,
@@ -49,6 +59,8 @@ def audit_command(
                     console.print(f"       {label}: {escape(text)}", highlight=False)
     colour = "green" if result.passed else "red"
     console.print(f"[bold {colour}]{escape(result.verdict())}[/]", highlight=False)
+    if result.difference is not None:
+        show_difference(result.difference, console)
     console.print(f"report: {written['html']}", highlight=False)
     return 0 if result.passed else 1
 

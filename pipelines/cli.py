@@ -113,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         beam=True,
     )
     common.dataset(audited)
+    audited.add_argument("--against", metavar="OTHER", help="a dataset to compare with: what moved, and why")
     for kind in ("html", "json", "junit"):
         audited.add_argument(
             f"--{kind}", metavar="FILE", help=f"where to write the {kind} report; default: DATASET/audit"
@@ -258,7 +259,7 @@ def _audit(options: argparse.Namespace, beam_args: tuple[str, ...], console: Con
 
     engine = Engine(beam_args, options.debug)
     places = {"html": options.html, "json": options.json, "junit": options.junit}
-    return audit_command(options.dataset, console, engine, **places)
+    return audit_command(options.dataset, console, engine, against=options.against, **places)
 
 
 def _show(options: argparse.Namespace, beam_args: tuple[str, ...], console: Console) -> int:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from schemas.manifest import Manifest
 from schemas.storage import Location
 from transforms.gates import Gate
 from transforms.statistics import Accumulator
+
+if TYPE_CHECKING:
+    from pipelines.difference import Difference
 
 AUDIT_VERSION = 2
 """Of audit.json and of what the gates mean; a result of another version is not current."""
@@ -27,6 +31,8 @@ class AuditResult:
     gates: tuple[Gate, ...]
     figures: dict[str, float]
     """Every figure that a job may bound, by name in `schemas.gates.GATES`."""
+    difference: Difference | None = None
+    """From another dataset, where one was given."""
 
     @property
     def passed(self) -> bool:
@@ -60,6 +66,7 @@ class AuditResult:
                     "manifest_sha256": self.manifest_sha256,
                     "gates": [gate.to_json() for gate in self.gates],
                     "figures": self.figures,
+                    "against": self.difference.to_json() if self.difference else None,
                     "statistics": self.statistics.extract(),
                 },
                 indent=1,

@@ -82,7 +82,7 @@ def _read(file: pq.ParquetFile, shard: Mapping[str, Any], context: AuditContext,
     for _, rows in measured_row_groups(file, shard, context):
         rows.collect(found, split, stage, length)
         collect_hashes(rows, found, split, stage)
-    _count_text(found, context)
+    count_text(found, context)
 
 
 def measured_row_groups(
@@ -113,7 +113,7 @@ def measure_table(table: pa.Table, context: AuditContext, split: str, stage: int
     return rows
 
 
-def _count_text(found: Accumulator, context: AuditContext) -> None:
+def count_text(found: Accumulator, context: AuditContext) -> None:
     """What follows from how often each id occurs in a shard, whose groups differ in nothing but their source."""
     for group, measures in found.select():
         counts = np.where(context.is_special, 0, found.tokens[(group.split, group.source)])
