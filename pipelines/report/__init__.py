@@ -22,9 +22,9 @@ from pipelines.show import pick_examples
 from schemas.counts import format_bytes, format_count
 from schemas.errors import ShardmillError
 from schemas.gates import GATES
-from transforms.gates.masks import expected_shares
 from transforms.objectives.masking import MaskingParameters
 from transforms.statistics import AuditContext
+from transforms.statistics.mask_law import expected_shares
 from transforms.statistics.masks import FIXED_POINT
 
 MOST_LEDGER_LINES = 300

@@ -100,6 +100,7 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     gates = {g.name: g for g in audit_dataset(dataset).failed}
     assert gates["shards_readable"].worst_shard == path
     assert "1 missing" in gates["shards_readable"].observed
+    assert set(gates) == {"shards_readable"}, "what follows from a missing shard is not said again by other gates"
 
 
 def test_a_shard_dropped_from_disk_and_index_does_not_add_up(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ def documents_whole(e: Evidence) -> Gate:
         known = counts.setdefault((group.split, group.stage, group.source), Counter())
         known.update({figure: measures.sums[figure] for figure in figures})
     damaged = sum(e.found.total(f) for f in ("provenance_mismatch", "boundary_errors", "piece_errors"))
+    damaged += sum(e.found.shards[kind] for kind in ("missing", "unreadable")) + e.found.total("source_unknown")
     pairs = {}
     for (split, stage, source), c in sorted(counts.items()) if not damaged else ():
         where = f"of {source} in {split} stage {stage}"

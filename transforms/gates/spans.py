@@ -5,9 +5,7 @@ from __future__ import annotations
 from transforms.gates.chance import places_gate
 from transforms.gates.gate import Evidence, Gate
 from transforms.gates.passes import passes_differ
-
-_SHARED_DRAWS = 2.0
-"""Of two spans the one's length gives the other's, so counts vary by up to twice what lone draws would."""
+from transforms.statistics.sentinels import SHARED_SPANS
 
 
 def span_gates(e: Evidence, tests: int = 1) -> list[Gate]:
@@ -18,4 +16,4 @@ def span_gates(e: Evidence, tests: int = 1) -> list[Gate]:
       tests: statistical tests of all gates of the objective, which share the false-alarm level.
     """
     law = "spans of k tokens with P(k) = C(noise − k − 1, spans − 2) / C(noise − 1, spans − 1), each row by its own"
-    return [places_gate(e, "span_lengths", "span_length", law, tests, spread=_SHARED_DRAWS), passes_differ(e)]
+    return [places_gate(e, "span_lengths", "span_length", law, tests, spread=SHARED_SPANS), passes_differ(e)]

@@ -99,8 +99,7 @@ def measure_masks(rows: Rows, table: pa.Table) -> None:
         breaks = predicted > candidates
     figures["mask_count_errors"] = breaks.astype(np.int64)
     clustered = parameters.whole_word or parameters.selection in ("ngram", "span")
-    if clustered:
-        figures["mask_run_squares"] = _run_squares(rows, row, place)
+    figures["mask_run_squares"] = _run_squares(rows, row, place)
     places = row_sums(draw(0, "audit.place", place), offsets_of(figures["masked"]))
     least = CLUSTERED_DRAW_PLACES if clustered else DRAW_PLACES
     rows.drawn = places, (predicted >= least) & (candidates >= 3 * predicted)
@@ -152,7 +151,7 @@ def _count_frame(rows: Rows, at: Int64, label: npt.NDArray[np.int32], bare: npt.
 def _run_squares(rows: Rows, row: Int64, place: Int64) -> Int64:
     """[rows], Σ run² over runs of adjacent masked places, which are also counted by length.
 
-    It tells how far whole words cluster the draws.
+    It tells how far whole words, or damage that is for `mask_runs` to judge, cluster the draws.
     """
     if len(row) == 0:
         return np.zeros(len(rows), np.int64)

@@ -12,6 +12,9 @@ from transforms.statistics.rows import Int64, Rows, hash_rows
 SPAN_EDGES = np.array([*range(1, 13), 16, 20, 24, 32, 40, 48, 64, 96, 128, 192, 256, 512, 1024])
 """Tokens from which on a span falls into each bin of the histogram; the last has all longer ones."""
 
+SHARED_SPANS = 2.0
+"""Of two spans the one's length gives the other's, so counts vary by up to twice what lone draws would."""
+
 DRAW_SPANS = 3
 """Spans from which on two passes are not expected to hide the same ones."""
 

@@ -5,6 +5,7 @@ A file that cannot be read is counted and named, not raised: the audit's answer 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,10 +19,19 @@ from transforms.objectives.masking import MaskingParameters
 from transforms.objectives.registry import known_objective, schema_of
 from transforms.statistics.accumulator import Accumulator, Group
 from transforms.statistics.context import AuditContext
+from transforms.statistics.mask_law import REPLACEMENT_FLOOR, clustering, expected_shares, position_floor
+from transforms.statistics.masks import FIXED_POINT
+from transforms.statistics.places import PLACE_FLOOR
 from transforms.statistics.rows import Rows, collect_hashes, measure_common
+from transforms.statistics.sentinels import SHARED_SPANS
+from transforms.statistics.significance import places_test, proportion_surprise
 
 INDEX_FIGURES = ("rows", "tokens", "corpus_tokens")
 """Figures that the index of shards states for each shard."""
+
+
+MOST_SURPRISE = 1e6
+"""Put down for what is impossible, since JSON has no infinity."""
 
 
 def shard_statistics(dataset: Location, shard: Mapping[str, Any], context: AuditContext) -> Accumulator:
@@ -155,16 +165,28 @@ def _source(group: Group) -> str:
 
 
 def _rank_shares(found: Accumulator, context: AuditContext, length: int, path: str) -> None:
-    """Remember the shards whose padding, or whose replacements in standard deviations, stand out."""
+    """Remember the shards whose padding, places or replacements stand out."""
     places = found.total("rows") * length
     if places:
         found.add_worst("padding_share", 1 - found.total("tokens") / places, path)
+    parameters = context.parameters
+    spread = clustering(found) if isinstance(parameters, MaskingParameters) else SHARED_SPANS
+    for name in {h for m in found.groups.values() for h in m.histograms if f"{h}_expected" in m.histograms}:
+        expected = [x / FIXED_POINT for x in found.histogram(f"{name}_expected")]
+        floor = position_floor(parameters) if isinstance(parameters, MaskingParameters) else PLACE_FLOOR
+        test = places_test(found.histogram(name), expected, spread)
+        if test.distance > floor:
+            found.add_worst(f"{name}_surprise", -math.log(max(test.tail, 5e-324)), path)
+    if isinstance(parameters, MaskingParameters):
+        _rank_replacements(found, parameters, context.text_ids, path)
+
+
+def _rank_replacements(found: Accumulator, parameters: MaskingParameters, text_ids: int, path: str) -> None:
+    """Put down how surprising a shard's shares of masks, random and unchanged tokens are, where that matters."""
     masked = found.total("masked")
-    if masked and isinstance(context.parameters, MaskingParameters):
-        for figure, share in (
-            ("shown_mask", context.parameters.mask_replace_prob),
-            ("shown_random", context.parameters.random_replace_prob),
-        ):
-            deviation = abs(found.total(figure) - share * masked)
-            spread = (share * (1 - share) * masked) ** 0.5
-            found.add_worst("replacement_deviation", deviation / max(spread, 1.0), path)
+    spread = clustering(found) if parameters.selection == "span" else 1.0
+    for name, law in expected_shares(parameters, text_ids).items():
+        hits = found.total(f"shown_{name}")
+        if masked and (law in (0.0, 1.0) or abs(hits / masked - law) > REPLACEMENT_FLOOR):
+            surprise = proportion_surprise(round(hits / spread), round(masked / spread), law)
+            found.add_worst("replacement_surprise", min(surprise, MOST_SURPRISE), path)
