@@ -97,16 +97,17 @@ def audit_dataset(
     raw = _manifest_bytes(dataset)
     manifest = read_manifest(dataset)
     context = context_of(dataset)
-    count = read_shards(dataset).num_rows
+    index = read_shards(dataset)
+    count = index.num_rows
     mapper = ShardMapper(dataset.uri)
     found = Accumulator.create()
     if map_reduce is not None and count:
         found = Accumulator.from_bytes(map_reduce("AuditShards", range(count), mapper, merge_bytes))
     elif map_reduce is None:
-        for index in range(count):
-            found = found.merge(mapper.measure(index))
+        for shard in range(count):
+            found = found.merge(mapper.measure(shard))
             if progress is not None:
-                progress(index + 1, count)
+                progress(shard + 1, count)
     evidence = Evidence(
         found=found,
         manifest=manifest,
@@ -119,6 +120,7 @@ def audit_dataset(
         manifest=manifest,
         manifest_sha256=hashlib.sha256(raw).hexdigest(),
         statistics=found,
+        index=index,
         gates=tuple(evaluate(evidence)),
         figures=figures(found, manifest),
     )

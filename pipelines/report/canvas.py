@@ -39,14 +39,17 @@ MOST_BARS = 40
 
 
 def percent(value: float, _: float) -> str:
+    """The label of a share on an axis."""
     return f"{value:.0%}" if value == 0 or value >= 0.0995 else f"{value:.1%}"
 
 
 def legend_below(figure: Figure) -> None:
+    """Put the legend under the axes, where nothing is drawn."""
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9, labelcolor=VARIABLES["ink"])
 
 
 def new_figure(height_inches: float) -> tuple[Figure, Axes]:
+    """An empty figure of the report's width."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 

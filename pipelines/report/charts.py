@@ -67,9 +67,7 @@ def lengths_chart(buckets: Sequence[Bucket]) -> str:
     axes.fill_between(
         places, padded_share, rows_share, step="post", color=VARIABLES["accent-soft"], linewidth=0, label="padding"
     )
-    axes.step(
-        places, padded_share, where="post", color=VARIABLES["muted"], linewidth=1, label="padded to the bucket"
-    )
+    axes.step(places, padded_share, where="post", color=VARIABLES["muted"], linewidth=1, label="padded to the bucket")
     axes.step(places, rows_share, where="post", color=VARIABLES["accent"], linewidth=1.8, label="rows")
     axes.set_xlabel("tokens")
     axes.set_ylabel("share of rows up to here")

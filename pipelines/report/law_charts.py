@@ -66,7 +66,9 @@ def spans_chart(edges: Sequence[int], observed: Sequence[int], expected: Sequenc
     """
     figure, axes = new_figure(2.3)
     total = sum(observed) or 1
-    shown = 1 + max((i for i, (o, x) in enumerate(zip(observed, expected, strict=True)) if max(o, x) > total / 2000), default=0)
+    shown = 1 + max(
+        (i for i, (o, x) in enumerate(zip(observed, expected, strict=True)) if max(o, x) > total / 2000), default=0
+    )
     widths = [b - a for a, b in zip(edges, [*edges[1:], 2 * edges[-1]], strict=True)]
     labels = [f"{e}" if w == 1 else f"{e}–{e + w - 1}" for e, w in zip(edges, widths, strict=True)]
     places = list(range(shown))

@@ -7,6 +7,8 @@ import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
 from schemas.manifest import Manifest
 from schemas.storage import Location
 from transforms.gates import Gate
@@ -28,6 +30,8 @@ class AuditResult:
     manifest_sha256: str
     """Of manifest.json as it was read."""
     statistics: Accumulator
+    index: pa.Table
+    """Rows of shards.parquet."""
     gates: tuple[Gate, ...]
     figures: dict[str, float]
     """Every figure that a job may bound, by name in `schemas.gates.GATES`."""

@@ -59,7 +59,7 @@ def test_the_report_is_small_needs_no_other_file_and_is_reproducible(
 def test_charts_take_their_colours_from_the_page(mlm_dataset: Location) -> None:
     page = render_report(audit_dataset(mlm_dataset)).decode()
     charts = re.findall(r"<svg .*?</svg>", page, flags=re.DOTALL)
-    assert len(charts) == 6
+    assert len(charts) == 10
     for chart in charts:
         assert "var(--ink)" in chart
         assert not re.findall(r"(?:fill|stroke): #[0-9a-f]{6}", chart)
