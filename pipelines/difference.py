@@ -80,8 +80,8 @@ class Difference:
 
     @property
     def biggest(self) -> FieldChange | None:
-        """The field that moved most, None where nothing moved beyond chance."""
-        return next((f for f in self.fields if f.beyond_chance_bits > 0), None)
+        """The field of both that moved most, None where nothing moved beyond chance."""
+        return next((f for f in self.fields if f.both and f.beyond_chance_bits > 0), None)
 
     def sentence(self) -> str:
         """The difference in one sentence."""

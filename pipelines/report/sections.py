@@ -155,24 +155,26 @@ def waterfall(result: AuditResult) -> Markup:
 def training_charts(result: AuditResult) -> list[tuple[str, Markup]]:
     """(caption, chart) of sources and of lengths through training, by the index, which was held against the rows."""
     names = {s.stage: s.name for s in result.manifest.stages}
-    sources: dict[int, Counter[str]] = {}
-    lengths: dict[int, Counter[str]] = {}
+    sources: dict[tuple[int, int], Counter[str]] = {}
+    lengths: dict[tuple[int, int], Counter[str]] = {}
     edges: dict[str, int] = {}
     rows = [r for r in result.index.to_pylist() if r["split"] == "train"]
     rows.sort(key=_training_order)
     for row in rows:
-        block = sources.setdefault(row["block"], Counter())
+        place = _training_order(row)
+        block = sources.setdefault(place, Counter())
         edges.setdefault(names.get(row["stage"], str(row["stage"])), len(sources) - 1)
         block.update(dict(row["source_tokens"]))
-        lengths.setdefault(row["block"], Counter())[f"{row['length']:,}"] += row["tokens"]
+        lengths.setdefault(place, Counter())[f"{row['length']:,}"] += row["tokens"]
     charts = []
-    for caption, blocks in (("corpus tokens by source", sources), ("ids by length", lengths)):
+    for caption, counted in (("corpus tokens by source", sources), ("ids by length", lengths)):
+        blocks = [counted[place] for place in sorted(counted)]
         totals: Counter[str] = Counter()
-        for block in blocks.values():
+        for block in blocks:
             totals.update(block)
         top = [name for name, _ in sorted(totals.items(), key=_most_first)[:MOST_NAMES]]
         if top:
-            charts.append((caption, Markup(training_chart(list(blocks.values()), top, edges))))
+            charts.append((caption, Markup(training_chart(blocks, top, edges))))
     return charts
 
 

@@ -32,6 +32,8 @@ class FieldChange:
     """Jensen-Shannon divergence in bits, in [0, 1]."""
     chance_bits: float
     """About what two draws of as many from one law would differ by."""
+    both: bool
+    """Both datasets have the field; objectives have fields of their own."""
     movers: tuple[tuple[str, float, float], ...]
     """(value, share there, share here), those whose share changed most first."""
 
@@ -54,18 +56,25 @@ def compare_counts(field: str, there: Counts, here: Counts) -> FieldChange:
     counts = np.array([[side.get(value, 0.0) for value in values] for side in (there, here)], dtype=np.float64)
     totals = counts.sum(axis=1, keepdims=True)
     if not values or not totals.any():
-        return FieldChange(field=field, divergence_bits=0.0, chance_bits=0.0, movers=())
+        return FieldChange(field=field, divergence_bits=0.0, chance_bits=0.0, both=False, movers=())
     shares = counts / np.maximum(totals, 1)
     movement = np.abs(shares[1] - shares[0])
     order = [i for i in np.argsort(-movement, kind="stable")[:MOST_MOVERS].tolist() if movement[i] > 0]
     if not totals.all():
-        return FieldChange(field=field, divergence_bits=1.0, chance_bits=0.0, movers=_movers(values, shares, order))
+        return FieldChange(
+            field=field,
+            divergence_bits=1.0,
+            chance_bits=0.0,
+            both=False,
+            movers=_movers(values, shares, order),
+        )
     divergence = _entropy(shares.mean(axis=0)) - (_entropy(shares[0]) + _entropy(shares[1])) / 2
     chance = (len(values) - 1) * float((1 / np.maximum(totals, 1)).sum()) / (8 * math.log(2))
     return FieldChange(
         field=field,
         divergence_bits=min(1.0, max(0.0, divergence)),
         chance_bits=min(1.0, chance),
+        both=True,
         movers=_movers(values, shares, order),
     )
 
@@ -82,9 +91,9 @@ def _entropy(shares: npt.NDArray[np.float64]) -> float:
 
 
 def compare_fields(there: Mapping[str, Counts], here: Mapping[str, Counts]) -> list[FieldChange]:
-    """How each field that either has changed, those that moved most beyond chance first."""
+    """How each field that either has changed, those that moved most first, those of one alone last."""
     changes = [compare_counts(field, there.get(field, {}), here.get(field, {})) for field in {**there, **here}]
-    return sorted(changes, key=lambda c: (-c.beyond_chance_bits, -c.divergence_bits, c.field))
+    return sorted(changes, key=lambda c: (not c.both, -c.beyond_chance_bits, -c.divergence_bits, c.field))
 
 
 def count_fields(
