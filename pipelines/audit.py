@@ -160,7 +160,7 @@ def write_audit(
     json: Location | None = None,
     junit: Location | None = None,
 ) -> dict[str, Location]:
-    """Write report.html, audit.json and junit.xml; audit.json last, since it vouches for the others.
+    """Write report.html, junit.xml, croissant.json and audit.json, the last since it vouches for the others.
 
     Args:
       result: of `audit_dataset`.
@@ -170,18 +170,22 @@ def write_audit(
       junit: another place for the JUnit file.
 
     Returns:
-      Where each was written, by `html`, `junit` and `json`.
+      Where each was written, by `html`, `junit`, `croissant` and `json`.
     """
+    from pipelines.croissant import croissant
     from pipelines.report import render_report
 
-    folder = (dataset or result.dataset) / "audit"
+    root = dataset or result.dataset
+    folder = root / "audit"
     places = {
         "html": html or folder / "report.html",
         "junit": junit or folder / "junit.xml",
+        "croissant": root / "croissant.json",
         "json": json or folder / "audit.json",
     }
     places["html"].write_bytes(render_report(result))
     places["junit"].write_bytes(result.to_junit())
+    places["croissant"].write_bytes(croissant(result))
     places["json"].write_bytes(result.to_json())
     return places
 

@@ -133,11 +133,7 @@ def test_sixty_sources_at_eight_lengths_in_three_stages_stay_under_two_megabytes
                 stage.model_copy(update={"stage": k, "name": f"stage-{k}", "lengths": lengths, "sources": planned})
                 for k in stages
             ],
-            "ledger": manifest.ledger.model_copy(
-                update={
-                    "entries": [entry.model_copy(update={"source": s, "stage": k}) for s in names for k in stages]
-                }
-            ),
+            "ledger": manifest.ledger.model_copy(update={"entries": entries}),
         }
     )
     shard = result.index.to_pylist()[0]

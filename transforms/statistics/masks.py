@@ -81,6 +81,7 @@ def measure_masks(rows: Rows, table: pa.Table) -> None:
     masked = np.zeros(len(rows.safe_ids), dtype=bool)
     masked[at] = True
     figures["masked"] = rows.count_at(row)
+    rows.restored = distinct_places(at, label_ids)
     _count_replacements(rows, row, rows.safe_ids[at], label_ids)
     figures["mask_label_errors"] += rows.count_at(row[is_special])
 
@@ -105,6 +106,14 @@ def measure_masks(rows: Rows, table: pa.Table) -> None:
     rows.drawn = places, (predicted >= least) & (candidates >= 3 * predicted)
     _count_positions(rows, row, place, special_row, special_place, candidates)
     _count_neighbours(rows, row, place, rows.offsets[special_row] + special_place, candidates)
+
+
+def distinct_places(at: Int64, ids: npt.NDArray[np.int32]) -> tuple[Int64, npt.NDArray[np.int32]]:
+    """Ascending places and their ids; of a place that is named twice, which is counted as an error, the first."""
+    if (at[1:] > at[:-1]).all():
+        return at, ids
+    places, first = np.unique(at, return_index=True)
+    return places, ids[first]
 
 
 def _count_replacements(rows: Rows, row: Int64, shown: npt.NDArray[np.int32], label: npt.NDArray[np.int32]) -> None:
@@ -145,7 +154,6 @@ def _count_frame(rows: Rows, at: Int64, label: npt.NDArray[np.int32], bare: npt.
     stray = bare & fits[rows.special_row] & ~expected[rows.special_at]
     stray &= np.isin(rows.safe_ids[rows.special_at], frame_ids)
     rows.per_row["frame_errors"] = errors + rows.count_at(rows.special_row[stray])
-    rows.restored = restored
 
 
 def _run_squares(rows: Rows, row: Int64, place: Int64) -> Int64:
@@ -167,12 +175,13 @@ def _count_neighbours(rows: Rows, row: Int64, place: Int64, special_at: Int64, c
     Of c candidates with a pairs of neighbours among them, m masked ones have a · m (m − 1) / (c (c − 1)) such pairs
     on average. Counted in rows of `RUN_PLACES` masked places and more, since few leave no room for runs.
     """
-    is_candidate = np.ones(len(rows.safe_ids), dtype=bool)
-    is_candidate[special_at] = False
-    is_pair = np.zeros(len(is_candidate), dtype=np.int64)
-    is_pair[1:] = is_candidate[1:] & is_candidate[:-1]
-    is_pair[rows.offsets[:-1][rows.lengths > 0]] = 0  # a row's first place has none before it
-    pairs = row_sums(is_pair, rows.offsets)
+    special_at = np.unique(special_at)
+    special_row = rows.row_of(special_at)
+    # Each of n − 1 neighbouring pairs of a row has two candidates unless a special token is in it.
+    begins, ends = special_at == rows.offsets[special_row], special_at == rows.offsets[special_row + 1] - 1
+    beside = (np.diff(special_at) == 1) & (special_row[1:] == special_row[:-1])
+    spoiled = rows.count_at(special_row[~begins]) + rows.count_at(special_row[~ends])
+    pairs = np.maximum(rows.lengths - 1, 0) - spoiled + rows.count_at(special_row[1:][beside])
     follows = np.flatnonzero((row[1:] == row[:-1]) & (place[1:] == place[:-1] + 1)) + 1
     masked = rows.per_row["masked"]
     judged = (masked >= RUN_PLACES) & (masked <= candidates)

@@ -62,8 +62,8 @@ class Rows:
     """[rows] each, to be maximised by source."""
     histograms: dict[str, list[list[int]]] = field(default_factory=dict)
     """By source and bin."""
-    restored: npt.NDArray[np.int32] | None = None
-    """[tokens], the ids before they were masked, where the objective can say so."""
+    restored: tuple[Int64, npt.NDArray[np.int32]] | None = None
+    """Places in the flat ids, ascending, and what stood there before they were masked, where the objective tells."""
     drawn: tuple[U64, npt.NDArray[np.bool_]] | None = None
     """A hash of what was drawn anew for each row, and of which rows two passes would hardly draw the same; [rows]."""
 
@@ -111,6 +111,18 @@ class Rows:
     def corpus_tokens(self) -> Int64:
         """[rows], corpus tokens by the provenance."""
         return row_sums(self.piece_tokens, self.doc_lengths.offsets)
+
+    @functools.cached_property
+    def polynomials(self) -> U64:
+        """uint64 [rows], Σ h(id) · B^position modulo 2**64 with 64 random bits h for each id.
+
+        One product a token and no table by position: a row's own power of B is divided out, so its place in the row
+        group is nothing.
+        """
+        values = self.context.token_hashes[self.safe_ids]
+        values *= _powers(_BASE, len(values))
+        inverse = _powers(pow(_BASE, -1, 2**64), len(values) + 1)
+        return row_sums(values, self.offsets) * inverse[self.offsets[:-1]]
 
     def row_of(self, at: Int64) -> Int64:
         """The rows of these indices into the flat ids."""
@@ -242,17 +254,21 @@ def measure_common(rows: Rows, column_length: Int64, split: str, stage: int, len
     rows.add_histogram("length", np.arange(len(rows)), bins, LENGTH_BINS)
 
 
-def hash_rows(rows: Rows, ids: npt.NDArray[np.int32] | None = None) -> U64:
-    """uint64 [rows], equal for equal `input_ids`, or for other ids in their place.
+def hash_rows(rows: Rows) -> U64:
+    """uint64 [rows], equal for equal `input_ids`."""
+    return draw(0, "audit.row", rows.polynomials, rows.lengths)
 
-    Σ h(id) · B^position modulo 2**64 with 64 random bits h for each id, then mixed with the length: one product a
-    token, no table by position. A row's own power of B is divided out, so its place in the row group is nothing.
-    """
-    values = rows.context.token_hashes[rows.safe_ids if ids is None else ids]
-    values *= _powers(_BASE, len(values))
-    inverse = _powers(pow(_BASE, -1, 2**64), len(values) + 1)
-    sums = row_sums(values, rows.offsets) * inverse[rows.offsets[:-1]]
-    return draw(0, "audit.row", sums, rows.lengths)
+
+def hash_texts(rows: Rows) -> U64:
+    """uint64 [rows], equal for equal ids before they were masked; as `hash_rows` where nothing was."""
+    if rows.restored is None:
+        return hash_rows(rows)
+    at, ids = rows.restored
+    table = rows.context.token_hashes
+    values = (table[ids] - table[rows.safe_ids[at]]) * _powers(_BASE, len(rows.ids))[at]
+    changes = row_sums(values, np.searchsorted(at, rows.offsets))
+    inverse = _powers(pow(_BASE, -1, 2**64), len(rows.ids) + 1)[rows.offsets[:-1]]
+    return draw(0, "audit.row", rows.polynomials + changes * inverse, rows.lengths)
 
 
 def collect_hashes(rows: Rows, accumulator: Accumulator, split: str, stage: int) -> None:
@@ -261,8 +277,7 @@ def collect_hashes(rows: Rows, accumulator: Accumulator, split: str, stage: int)
     accumulator.add_hashes(f"rows/{split}", _scoped(row_hashes, split, stage))
     accumulator.add_hashes(f"documents/{split}", draw(0, "audit.document", rows.doc_keys.flat))
     accumulator.add_hashes(f"occurrences/{split}", occurrence_hashes(rows, row_hashes, split, stage)[1])
-    texts = row_hashes if rows.restored is None else hash_rows(rows, rows.restored)
-    accumulator.add_hashes(f"texts/{split}", texts)
+    accumulator.add_hashes(f"texts/{split}", hash_texts(rows))
     if rows.drawn is not None and split == "train":
         accumulator.add_hashes("passes/train", pass_hashes(rows, *rows.drawn))
 

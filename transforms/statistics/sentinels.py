@@ -9,6 +9,8 @@ from transforms.objectives.base import Law
 from transforms.ragged import Ragged, ranges
 from transforms.statistics.rows import Int64, Rows, hash_rows
 
+Numbers = npt.NDArray[np.int16]
+
 SPAN_EDGES = np.array([*range(1, 13), 16, 20, 24, 32, 40, 48, 64, 96, 128, 192, 256, 512, 1024])
 """Tokens from which on a span falls into each bin of the histogram; the last has all longer ones."""
 
@@ -58,13 +60,14 @@ def measure_sentinels(rows: Rows, targets: Ragged, noise: Int64, spans: Int64, l
     figures["target_id_errors"] = rows.count_at(target_row[outside])
     safe = np.where(outside, rows.context.any_text_id, ids)
 
+    shown, answered = _sentinels(rows, rows.safe_ids), _sentinels(rows, safe)
     figures["sentinel_errors"] = (
-        _out_of_order(rows, rows.safe_ids, rows.offsets, spans)
-        + _out_of_order(rows, safe, targets.offsets, spans)
-        + _misplaced(rows, rows.safe_ids, rows.offsets, lead, first=False, last=True)
-        + _misplaced(rows, safe, targets.offsets, np.zeros_like(lead), first=True, last=False)
+        _out_of_order(rows, shown, rows.offsets, spans)
+        + _out_of_order(rows, answered, targets.offsets, spans)
+        + _misplaced(shown, rows.offsets, lead, first=False, last=True)
+        + _misplaced(answered, targets.offsets, np.zeros_like(lead), first=True, last=False)
     )
-    _count_spans(rows, safe, targets.offsets, noise, spans)
+    _count_spans(rows, answered, targets.offsets, noise, spans)
     enough = (spans >= DRAW_SPANS) & (noise >= 2 * spans)
     rows.drawn = hash_rows(rows), enough & (raw >= 4 * noise // 3)
     eos = rows.context.special_ids["eos"]
@@ -73,15 +76,14 @@ def measure_sentinels(rows: Rows, targets: Ragged, noise: Int64, spans: Int64, l
     )
 
 
-def _count_spans(rows: Rows, ids: npt.NDArray[np.integer], offsets: Int64, noise: Int64, spans: Int64) -> None:
+def _count_spans(rows: Rows, number: Numbers, offsets: Int64, noise: Int64, spans: Int64) -> None:
     """Histogram of the lengths of the targets' spans, and the one that the law expects, by `SPAN_EDGES`.
 
     Counted in rows of two spans and more whose target has as many sentinels and tokens as the law says.
     """
-    number = _sentinels(rows, ids)
     at = np.flatnonzero(number >= 0)
     row = np.searchsorted(offsets, at, side="right") - 1
-    length = np.diff(np.append(at, len(ids))) - 1
+    length = np.diff(np.append(at, len(number))) - 1
     last = np.append(row[1:] != row[:-1], True)[: len(row)]
     length[last] = offsets[row[last] + 1] - 2 - at[last]  # EOS stands behind the last span
     sound = (spans > 1) & (rows.count_at(row) == spans) & (np.diff(offsets) == noise + spans + 1)
@@ -114,16 +116,15 @@ def _span_law(noise: Int64, spans: Int64) -> Int64:
     return np.rint(spans[:, None] * each * FIXED_POINT).astype(np.int64)
 
 
-def _sentinels(rows: Rows, ids: npt.NDArray[np.integer]) -> Int64:
-    """[tokens], number of the sentinel that stands there, −1 for other ids."""
-    number = np.full(rows.context.vocab_size, -1, dtype=np.int64)
+def _sentinels(rows: Rows, ids: npt.NDArray[np.integer]) -> Numbers:
+    """int16 [tokens], number of the sentinel that stands there, −1 for other ids."""
+    number = np.full(rows.context.vocab_size, -1, dtype=np.int16)
     number[list(rows.context.sentinel_ids)] = np.arange(len(rows.context.sentinel_ids))
     return number[ids]
 
 
-def _out_of_order(rows: Rows, ids: npt.NDArray[np.integer], offsets: Int64, spans: Int64) -> Int64:
+def _out_of_order(rows: Rows, number: Numbers, offsets: Int64, spans: Int64) -> Int64:
     """[rows], 1 where the sentinels are not 0, 1, … up to the law's number of spans."""
-    number = _sentinels(rows, ids)
     at = np.flatnonzero(number >= 0)
     row = np.searchsorted(offsets, at, side="right") - 1
     count = rows.count_at(row)
@@ -131,11 +132,9 @@ def _out_of_order(rows: Rows, ids: npt.NDArray[np.integer], offsets: Int64, span
     return ((wrong > 0) | (count != spans)).astype(np.int64)
 
 
-def _misplaced(
-    rows: Rows, ids: npt.NDArray[np.integer], offsets: Int64, lead: Int64, *, first: bool, last: bool
-) -> Int64:
+def _misplaced(number: Numbers, offsets: Int64, lead: Int64, *, first: bool, last: bool) -> Int64:
     """[rows], 1 where the first id, or the id before EOS, is a sentinel and should not be, or the reverse."""
-    is_sentinel = _sentinels(rows, ids) >= 0
+    is_sentinel = number >= 0
     long_enough = np.diff(offsets) >= 3 + lead
     errors = (~long_enough).astype(np.int64)
     begin, end = (offsets[:-1] + lead)[long_enough], offsets[1:][long_enough] - 2
