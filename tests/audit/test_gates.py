@@ -7,11 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from sabotage import change_shard, fewer_masks, first_train
 from tiny_dataset import describe, make_dataset, write_index
 
 from pipelines.audit import audit_dataset
+from pipelines.cli import main
 from schemas.manifest import read_shards
 from schemas.objectives import ObjectiveParameters
 from schemas.storage import Location
@@ -214,3 +217,24 @@ def test_a_bound_on_no_figure_fails_instead_of_passing(tmp_path: Path) -> None:
     gate = audit_dataset(dataset).failed
     assert [g.name for g in gate] == ["job.pading"]
     assert "did you mean 'padding'?" in gate[0].expected
+
+
+@pytest.mark.parametrize("kind", ["another type", "foreign columns", "no Parquet"])
+def test_a_file_that_is_no_shard_is_named_with_what_it_lacks(tmp_path: Path, kind: str) -> None:
+    dataset = make_dataset(tmp_path)
+    path = read_shards(dataset)["path"][3].as_py()
+    place = (dataset / path).uri
+    table = pq.ParquetFile(place).read()
+    if kind == "another type":
+        ids = table["input_ids"].cast(pa.list_(pa.int64()))
+        pq.write_table(table.set_column(0, "input_ids", ids), place)
+    elif kind == "foreign columns":
+        pq.write_table(pa.table({"text": ["of somebody else"]}), place)
+    else:
+        Path(place).write_bytes(b"not a table at all")
+    gates = audit_dataset(dataset).failed
+    assert [g.name for g in gates] == ["shards_readable"]
+    assert gates[0].worst_shard == path
+    words = {"another type": "of another type: input_ids", "foreign columns": "columns missing"}
+    assert words.get(kind, "cannot be read") in gates[0].observed
+    assert main(["audit", str(dataset)]) == 1

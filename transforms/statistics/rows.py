@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from schemas.keys import draw, validation_mask
-from transforms.ragged import Ragged
+from transforms.ragged import Ragged, sequences_at
 from transforms.statistics.accumulator import LENGTH_BINS, Accumulator, Group, Measures
 from transforms.statistics.context import AuditContext
 from transforms.statistics.passes import pass_hashes
@@ -87,7 +87,7 @@ class Rows:
             code=np.asarray(source.indices).astype(np.int64),
             sources=[str(name) for name in source.dictionary.to_pylist()],
             special_at=special_at,
-            special_row=np.searchsorted(ids.offsets, special_at, side="right") - 1,
+            special_row=sequences_at(ids.offsets, special_at),
             doc_keys=Ragged.from_arrow(table["doc_keys"]),
             doc_offsets=Ragged.from_arrow(table["doc_offsets"]),
             doc_lengths=Ragged.from_arrow(table["doc_lengths"]),
@@ -125,8 +125,8 @@ class Rows:
         return row_sums(values, self.offsets) * inverse[self.offsets[:-1]]
 
     def row_of(self, at: Int64) -> Int64:
-        """The rows of these indices into the flat ids."""
-        return np.searchsorted(self.offsets, at, side="right") - 1
+        """The rows of these indices into the flat ids, which ascend."""
+        return sequences_at(self.offsets, at)
 
     def count_at(self, rows: Int64) -> Int64:
         """[rows], how often each row occurs among these row indices."""

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transforms.objectives.base import Law
-from transforms.ragged import Ragged, ranges
+from transforms.ragged import Ragged, ranges, sequences_at
 from transforms.statistics.rows import Int64, Rows, hash_rows
 
 Numbers = npt.NDArray[np.int16]
@@ -82,7 +82,7 @@ def _count_spans(rows: Rows, number: Numbers, offsets: Int64, noise: Int64, span
     Counted in rows of two spans and more whose target has as many sentinels and tokens as the law says.
     """
     at = np.flatnonzero(number >= 0)
-    row = np.searchsorted(offsets, at, side="right") - 1
+    row = sequences_at(offsets, at)
     length = np.diff(np.append(at, len(number))) - 1
     last = np.append(row[1:] != row[:-1], True)[: len(row)]
     length[last] = offsets[row[last] + 1] - 2 - at[last]  # EOS stands behind the last span
@@ -126,7 +126,7 @@ def _sentinels(rows: Rows, ids: npt.NDArray[np.integer]) -> Numbers:
 def _out_of_order(rows: Rows, number: Numbers, offsets: Int64, spans: Int64) -> Int64:
     """[rows], 1 where the sentinels are not 0, 1, … up to the law's number of spans."""
     at = np.flatnonzero(number >= 0)
-    row = np.searchsorted(offsets, at, side="right") - 1
+    row = sequences_at(offsets, at)
     count = rows.count_at(row)
     wrong = rows.count_at(row[number[at] != ranges(count)])
     return ((wrong > 0) | (count != spans)).astype(np.int64)
@@ -146,6 +146,6 @@ def _eos_errors(rows: Rows, ids: npt.NDArray[np.integer], offsets: Int64, eos: i
     """[rows], 1 where EOS is not exactly the last id."""
     filled = np.diff(offsets) > 0
     at = np.flatnonzero(ids == eos)
-    errors = rows.count_at(np.searchsorted(offsets, at, side="right") - 1) != 1
+    errors = rows.count_at(sequences_at(offsets, at)) != 1
     errors[filled] |= ids[offsets[1:][filled] - 1] != eos
     return (errors | ~filled).astype(np.int64)

@@ -79,9 +79,7 @@ def _read(file: pq.ParquetFile, shard: Mapping[str, Any], context: AuditContext,
     schema = file.schema_arrow
     lacking = [f.name for f in expected if schema.get_field_index(f.name) < 0 or schema.field(f.name).type != f.type]
     if lacking:
-        found.add_problem("unreadable", path, f"columns missing or of another type: {', '.join(lacking)}")
-        found.add_worst("unreadable", 1, path)
-        return
+        raise pa.ArrowInvalid(f"columns missing or of another type: {', '.join(lacking)}")
     fingerprint = read_fingerprint(file.metadata)
     if fingerprint != context.fingerprint:
         found.add_problem("other_fingerprint", path, f"the fingerprint is {fingerprint}, not {context.fingerprint}")
