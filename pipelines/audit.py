@@ -31,7 +31,7 @@ from transforms.vocabulary import read_vocabulary
 _AUDIT_HERE_TOKENS = 2**27
 """A smaller local dataset is audited in this process, in seconds."""
 
-MapReduce = Callable[[str, Sequence[int], Callable[[int], bytes], Callable[[bytes, bytes], bytes]], bytes]
+MapReduce = Callable[[str, Sequence[int], Callable[[int], bytes], Callable[..., bytes]], bytes]
 """(label, items, map, merge) → the merged bytes of all items. Both functions are picklable; merge is associative and
 commutative."""
 
@@ -72,9 +72,12 @@ def context_of(dataset: Location) -> AuditContext:
     return AuditContext.of(read_manifest(dataset), surfaces)
 
 
-def merge_bytes(a: bytes, b: bytes) -> bytes:
-    """The statistics of both; associative and commutative to the byte."""
-    return Accumulator.from_bytes(a).merge(Accumulator.from_bytes(b)).to_bytes()
+def merge_bytes(*parts: bytes) -> bytes:
+    """The statistics of all parts; associative and commutative to the byte."""
+    found = Accumulator.from_bytes(parts[0])
+    for part in parts[1:]:
+        found = found.merge(Accumulator.from_bytes(part))
+    return found.to_bytes()
 
 
 def audit_dataset(
@@ -133,7 +136,7 @@ def map_reduce_on(engine: Engine, dataset: Location) -> MapReduce:
         label: str,
         items: Sequence[int],
         work: Callable[[int], bytes],
-        merge: Callable[[bytes, bytes], bytes],
+        merge: Callable[..., bytes],
     ) -> bytes:
         sizes = read_shards(dataset)["bytes"].to_pylist()
         place = dataset / "audit" / "statistics.json"

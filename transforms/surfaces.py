@@ -51,6 +51,10 @@ class Surfaces:
         """The token as the vocabulary writes it; its number where it has no name."""
         return self.names.get(token, f"<{token}>")
 
+    def readable(self, token: int) -> str:
+        """A token as text without the space before it, its name where nothing is left."""
+        return self.text([token]).strip() or self.name(token)
+
     def text(self, tokens: list[int]) -> str:
         """These tokens as text; a cut character shows as �."""
         return b"".join(self._bytes(self.name(t)) for t in tokens).decode("utf-8", "replace")

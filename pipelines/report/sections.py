@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
 from pipelines.report.charts import Bucket, ShareBar
@@ -14,7 +15,8 @@ from pipelines.report.law_charts import positions_chart, replacement_chart, span
 from pipelines.report.result import AuditResult
 from pipelines.show import Example, pick_examples
 from pipelines.show.gate import gate_examples
-from schemas.errors import ShardmillError
+from schemas.errors import RequestError, ShardmillError
+from schemas.storage import Location
 from transforms.gates import Gate
 from transforms.objectives.masking import MaskingParameters
 from transforms.statistics import AuditContext
@@ -22,6 +24,7 @@ from transforms.statistics.mask_law import expected_shares
 from transforms.statistics.masks import FIXED_POINT
 from transforms.statistics.sentinels import SPAN_EDGES
 from transforms.statistics.summary import summarise
+from transforms.surfaces import Surfaces
 
 SAMPLES = ("shortest", "median", "longest")
 
@@ -29,6 +32,9 @@ SAMPLE_TOKENS = 192
 
 MOST_NAMES = 7
 """Sources, lengths or curves that are told apart by colour."""
+
+MOST_TOKENS_NAMED = 8
+"""Most common tokens of a source that are named."""
 
 MOST_GATES_SHOWN = 8
 """Failing gates whose rows are shown; the others are listed."""
@@ -102,16 +108,29 @@ def buckets(result: AuditResult) -> list[Bucket]:
 
 
 def source_rows(result: AuditResult) -> list[dict[str, Any]]:
-    """One row a source of the train split: what its rows are like."""
-    return [
-        r
-        for r in summarise(result.statistics, ("split", "source"), text_ids=_text_ids(result))
-        if r["split"] == "train"
-    ]
+    """One row a source of the train split: what its rows are like, and `top`, its most common tokens."""
+    text_ids = AuditContext.of(result.manifest).text_ids
+    rows = summarise(result.statistics, ("split", "source"), text_ids=text_ids)
+    name = _token_namer(result.dataset)
+    return [{**row, "top": _top(result, row["source"], name)} for row in rows if row["split"] == "train"]
 
 
-def _text_ids(result: AuditResult) -> int:
-    return AuditContext.of(result.manifest).text_ids
+def _top(result: AuditResult, source: str, name: Callable[[int], str]) -> str:
+    """The most common tokens of a source that stand for text, with their shares."""
+    counts = result.statistics.token_counts("train", source)
+    if not len(counts):
+        return ""
+    text = np.where(AuditContext.of(result.manifest).is_special, 0, counts)
+    best = [i for i in np.argsort(-text, kind="stable")[:MOST_TOKENS_NAMED].tolist() if text[i]]
+    return ", ".join(f"{name(i)} {text[i] / text.sum():.1%}" for i in best)
+
+
+def _token_namer(dataset: Location) -> Callable[[int], str]:
+    """What ids are called; their numbers where the tokenizer cannot be read, of which its own gate speaks."""
+    try:
+        return Surfaces.of((dataset / "tokenizer.json").read_bytes()).readable
+    except (FileNotFoundError, IsADirectoryError, RequestError):
+        return str
 
 
 def law_charts(result: AuditResult) -> dict[str, Markup]:
