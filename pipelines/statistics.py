@@ -12,7 +12,7 @@ from schemas.errors import RequestError, did_you_mean
 from schemas.storage import Location
 from transforms.objectives.registry import schema_of
 from transforms.statistics import Accumulator, AuditContext
-from transforms.statistics.rows import collect_hashes
+from transforms.statistics.hashes import collect_hashes
 from transforms.statistics.shard import count_text, measure_table
 from transforms.statistics.summary import BY, FIGURES, summarise
 

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from schemas.storage import Location
 from transforms.statistics.context import AuditContext
-from transforms.statistics.rows import Rows, hash_rows, occurrence_hashes
+from transforms.statistics.hashes import hash_rows, occurrence_hashes
+from transforms.statistics.rows import Rows
 from transforms.statistics.shard import measured_row_groups
 
 

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from transforms.objectives.base import Law
 from transforms.objectives.poisson_spans import draw_moments, mask_budget
 from transforms.ragged import Ragged, ranges
-from transforms.statistics.rows import Int64, Rows, hash_rows
+from transforms.statistics.hashes import hash_rows
+from transforms.statistics.rows import Int64, Rows
 
 FIXED_POINT = 2**10
 """Expected counts are kept as integers of this fraction, so that they add exactly."""

@@ -14,7 +14,8 @@ from schemas.keys import draw
 from transforms.objectives.base import Law
 from transforms.objectives.masking import MaskingParameters, prediction_law
 from transforms.ragged import Ragged, offsets_of, ranges
-from transforms.statistics.rows import Int64, Rows, row_sums
+from transforms.statistics.powers import row_sums
+from transforms.statistics.rows import Int64, Rows
 
 POSITION_BINS = 20
 """Bins of the masked positions' histogram, equal parts of a row."""

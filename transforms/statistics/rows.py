@@ -1,4 +1,4 @@
-"""Figures of one row group that hold for every objective: counts, ids, lengths, provenance, hashes.
+"""Figures of one row group that hold for every objective: counts, ids, lengths, provenance.
 
 All work is on flat arrays with offsets; nothing loops over rows or tokens. What a figure should be is not
 decided here.
@@ -10,28 +10,22 @@ import functools
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from schemas.keys import draw, validation_mask
+from schemas.keys import validation_mask
 from transforms.ragged import Ragged, sequences_at
 from transforms.statistics.accumulator import LENGTH_BINS, Accumulator, Group, Measures
 from transforms.statistics.context import AuditContext
-from transforms.statistics.passes import pass_hashes
+from transforms.statistics.powers import polynomials, row_sums
 
 Int64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
 
-_Sum = TypeVar("_Sum", np.int64, np.uint64)
-
 COPY_BINS = 32
 """Passes over a source that are told apart; the last bin has all further ones."""
-
-_BASE = 0x9E3779B97F4A7C15
-"""Base of the row hash's polynomial; odd, hence invertible modulo 2**64."""
 
 
 @dataclass
@@ -114,15 +108,8 @@ class Rows:
 
     @functools.cached_property
     def polynomials(self) -> U64:
-        """uint64 [rows], Σ h(id) · B^position modulo 2**64 with 64 random bits h for each id.
-
-        One product a token and no table by position: a row's own power of B is divided out, so its place in the row
-        group is nothing.
-        """
-        values = self.context.token_hashes[self.safe_ids]
-        values *= _powers(_BASE, len(values))
-        inverse = _powers(pow(_BASE, -1, 2**64), len(values) + 1)
-        return row_sums(values, self.offsets) * inverse[self.offsets[:-1]]
+        """uint64 [rows], `transforms.statistics.powers.polynomials` of the ids."""
+        return polynomials(self.context.token_hashes[self.safe_ids], self.offsets)
 
     def row_of(self, at: Int64) -> Int64:
         """The rows of these indices into the flat ids, which ascend."""
@@ -182,13 +169,6 @@ class Rows:
             accumulator.add(Group(split, stage, length, self.sources[index]), measures)
         for source, counts in self.count_tokens():
             accumulator.add_tokens(split, source, counts)
-
-
-def row_sums(values: npt.NDArray[_Sum], offsets: Int64) -> npt.NDArray[_Sum]:
-    """Sums of the rows of a ragged array; empty rows give 0, unsigned sums wrap around."""
-    running = np.zeros(len(values) + 1, dtype=values.dtype)
-    np.cumsum(values, out=running[1:])
-    return running[offsets[1:]] - running[offsets[:-1]]
 
 
 def measure_common(rows: Rows, column_length: Int64, split: str, stage: int, length: int) -> None:
@@ -252,58 +232,3 @@ def measure_common(rows: Rows, column_length: Int64, split: str, stage: int, len
         rows.maxima["longest_document"] = longest
     bins = np.clip((n * LENGTH_BINS - 1) // length, 0, LENGTH_BINS - 1)
     rows.add_histogram("length", np.arange(len(rows)), bins, LENGTH_BINS)
-
-
-def hash_rows(rows: Rows) -> U64:
-    """uint64 [rows], equal for equal `input_ids`."""
-    return draw(0, "audit.row", rows.polynomials, rows.lengths)
-
-
-def hash_texts(rows: Rows) -> U64:
-    """uint64 [rows], equal for equal ids before they were masked; as `hash_rows` where nothing was."""
-    if rows.restored is None:
-        return hash_rows(rows)
-    at, ids = rows.restored
-    table = rows.context.token_hashes
-    values = (table[ids] - table[rows.safe_ids[at]]) * _powers(_BASE, len(rows.ids))[at]
-    changes = row_sums(values, np.searchsorted(at, rows.offsets))
-    inverse = _powers(pow(_BASE, -1, 2**64), len(rows.ids) + 1)[rows.offsets[:-1]]
-    return draw(0, "audit.row", rows.polynomials + changes * inverse, rows.lengths)
-
-
-def collect_hashes(rows: Rows, accumulator: Accumulator, split: str, stage: int) -> None:
-    """Add the rows' hashes, their hashes with provenance, and their documents' keys to the samples."""
-    row_hashes = hash_rows(rows)
-    accumulator.add_hashes(f"rows/{split}", _scoped(row_hashes, split, stage))
-    accumulator.add_hashes(f"documents/{split}", draw(0, "audit.document", rows.doc_keys.flat))
-    accumulator.add_hashes(f"occurrences/{split}", occurrence_hashes(rows, row_hashes, split, stage)[1])
-    accumulator.add_hashes(f"texts/{split}", hash_texts(rows))
-    if rows.drawn is not None and split == "train":
-        accumulator.add_hashes("passes/train", pass_hashes(rows, *rows.drawn))
-
-
-def occurrence_hashes(rows: Rows, row_hashes: U64, split: str, stage: int) -> tuple[Int64, U64]:
-    """Rows that have provenance, and a hash of each with it; equal for a row that was written twice."""
-    has_piece = np.flatnonzero((rows.doc_keys.lengths > 0) & (rows.doc_offsets.lengths > 0))
-    key = rows.doc_keys.flat[rows.doc_keys.offsets[:-1][has_piece]]
-    offset = rows.doc_offsets.flat[rows.doc_offsets.offsets[:-1][has_piece]]
-    scoped = _scoped(row_hashes, split, stage)[has_piece]
-    return has_piece, draw(0, "audit.occurrence", scoped, key, offset, rows.copy[has_piece])
-
-
-def _scoped(row_hashes: U64, split: str, stage: int) -> U64:
-    """Every stage has its own validation rows of the same documents, so there a repeat counts within a stage only."""
-    return draw(0, "audit.scope", row_hashes, stage if split == "validation" else 0)
-
-
-_POWERS: dict[int, U64] = {}
-
-
-def _powers(base: int, size: int) -> U64:
-    """base**0, base**1, … modulo 2**64; the longest table so far is kept."""
-    known = _POWERS.get(base)
-    if known is None or len(known) < size:
-        factors = np.full(max(size, 2**18), base, dtype=np.uint64)
-        factors[0] = 1
-        known = _POWERS[base] = np.multiply.accumulate(factors)
-    return known[:size]

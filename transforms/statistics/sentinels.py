@@ -7,7 +7,8 @@ import numpy.typing as npt
 
 from transforms.objectives.base import Law
 from transforms.ragged import Ragged, ranges, sequences_at
-from transforms.statistics.rows import Int64, Rows, hash_rows
+from transforms.statistics.hashes import hash_rows
+from transforms.statistics.rows import Int64, Rows
 
 Numbers = npt.NDArray[np.int16]
 
