@@ -4,7 +4,8 @@
 
 Tokens are those of `input_ids`, special ones included, and of `target_ids` where rows have them. Each dataset is
 measured in a process of its own that is pinned to one core: every shard is read, measured and merged, without the
-gates and the report. Prints the median of the runs and the ratio to a bare `read_row_group` loop in the same run.
+gates and the report. Seconds are of processor time, which other work on the machine disturbs least. Prints the median
+of the runs and the ratio to a bare `read_row_group` loop in the same run.
 """
 
 from __future__ import annotations
@@ -28,24 +29,24 @@ from transforms.statistics import Accumulator
 
 
 def read_only(dataset: Location) -> float:
-    """Seconds to read all columns of all shards, page checksums verified."""
+    """Seconds of processor time to read all columns of all shards, page checksums verified."""
     names = schema_of(str(read_manifest(dataset).objective["kind"])).names
-    began = time.perf_counter()
+    began = time.process_time()
     for path in read_shards(dataset)["path"].to_pylist():
         with (dataset / path).open_input() as source:
             file = pq.ParquetFile(source, page_checksum_verification=True)
             for group in range(file.num_row_groups):
                 file.read_row_group(group, columns=names, use_threads=False)
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 def measured(dataset: Location) -> tuple[float, int]:
-    """Seconds to measure and merge all shards, and the tokens in them."""
-    began = time.perf_counter()
+    """Seconds of processor time to measure and merge all shards, and the tokens in them."""
+    began = time.process_time()
     mapper, found = ShardMapper(dataset.uri), Accumulator.create()
     for index in range(read_shards(dataset).num_rows):
         found = found.merge(mapper.measure(index))
-    return time.perf_counter() - began, found.total("tokens") + found.total("target_tokens")
+    return time.process_time() - began, found.total("tokens") + found.total("target_tokens")
 
 
 def one(place: str, repeat: int) -> None:
