@@ -1,4 +1,4 @@
-"""`shardmill audit`: measures the shards, judges every gate and writes the report. Wiring only.
+"""The audit: measures the shards, judges every gate and writes the report. Wiring only.
 
 What is measured is in `transforms.statistics`, what is judged in `transforms.gates`, what it looks like in
 `pipelines.report`. The default runs in this process; given a `map_reduce`, the same functions run on an engine.
@@ -6,6 +6,7 @@ What is measured is in `transforms.statistics`, what is judged in `transforms.ga
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -13,23 +14,24 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-
 from pipelines.engine import Engine
-from pipelines.progress import progress as show_progress
 from pipelines.report.result import AUDIT_VERSION, AuditResult
-from schemas.errors import RequestError
+from pipelines.show.gate import REPEATS
+from schemas.errors import RequestError, did_you_mean
 from schemas.manifest import Manifest, TokenizerRecord, read_manifest, read_shards
 from schemas.storage import Location
-from transforms.gates import Evidence
+from transforms.gates import Evidence, Gate
 from transforms.gates.bounds import figures
 from transforms.gates.evaluate import evaluate
 from transforms.statistics import Accumulator, AuditContext
 from transforms.statistics.shard import shard_statistics
+from transforms.surfaces import Surfaces
 from transforms.vocabulary import read_vocabulary
 
-MapReduce = Callable[[str, Sequence[int], Callable[[int], bytes], Callable[[bytes, bytes], bytes]], bytes]
+_AUDIT_HERE_TOKENS = 2**27
+"""A smaller local dataset is audited in this process, in seconds."""
+
+MapReduce = Callable[[str, Sequence[int], Callable[[int], bytes], Callable[..., bytes]], bytes]
 """(label, items, map, merge) → the merged bytes of all items. Both functions are picklable; merge is associative and
 commutative."""
 
@@ -56,15 +58,26 @@ class ShardMapper:
 
     @cached_property
     def _context(self) -> AuditContext:
-        return AuditContext.of(read_manifest(Location(self.dataset_uri)))
+        return context_of(Location(self.dataset_uri))
 
     def __reduce__(self) -> tuple[type[ShardMapper], tuple[str]]:
         return ShardMapper, (self.dataset_uri,)
 
 
-def merge_bytes(a: bytes, b: bytes) -> bytes:
-    """The statistics of both; associative and commutative to the byte."""
-    return Accumulator.from_bytes(a).merge(Accumulator.from_bytes(b)).to_bytes()
+def context_of(dataset: Location) -> AuditContext:
+    """What rows of a dataset are held against; its ids have no bytes where the tokenizer cannot be read."""
+    surfaces = None
+    with contextlib.suppress(FileNotFoundError, IsADirectoryError, RequestError):  # the tokenizer's gate says so
+        surfaces = Surfaces.of((dataset / "tokenizer.json").read_bytes())
+    return AuditContext.of(read_manifest(dataset), surfaces)
+
+
+def merge_bytes(*parts: bytes) -> bytes:
+    """The statistics of all parts; associative and commutative to the byte."""
+    found = Accumulator.from_bytes(parts[0])
+    for part in parts[1:]:
+        found = found.merge(Accumulator.from_bytes(part))
+    return found.to_bytes()
 
 
 def audit_dataset(
@@ -86,17 +99,18 @@ def audit_dataset(
     """
     raw = _manifest_bytes(dataset)
     manifest = read_manifest(dataset)
-    context = AuditContext.of(manifest)
-    count = read_shards(dataset).num_rows
+    context = context_of(dataset)
+    index = read_shards(dataset)
+    count = index.num_rows
     mapper = ShardMapper(dataset.uri)
     found = Accumulator.create()
     if map_reduce is not None and count:
         found = Accumulator.from_bytes(map_reduce("AuditShards", range(count), mapper, merge_bytes))
     elif map_reduce is None:
-        for index in range(count):
-            found = found.merge(mapper.measure(index))
+        for shard in range(count):
+            found = found.merge(mapper.measure(shard))
             if progress is not None:
-                progress(index + 1, count)
+                progress(shard + 1, count)
     evidence = Evidence(
         found=found,
         manifest=manifest,
@@ -109,6 +123,7 @@ def audit_dataset(
         manifest=manifest,
         manifest_sha256=hashlib.sha256(raw).hexdigest(),
         statistics=found,
+        index=index,
         gates=tuple(evaluate(evidence)),
         figures=figures(found, manifest),
     )
@@ -121,7 +136,7 @@ def map_reduce_on(engine: Engine, dataset: Location) -> MapReduce:
         label: str,
         items: Sequence[int],
         work: Callable[[int], bytes],
-        merge: Callable[[bytes, bytes], bytes],
+        merge: Callable[..., bytes],
     ) -> bytes:
         sizes = read_shards(dataset)["bytes"].to_pylist()
         place = dataset / "audit" / "statistics.json"
@@ -134,6 +149,12 @@ def map_reduce_on(engine: Engine, dataset: Location) -> MapReduce:
     return map_reduce
 
 
+def where_to_run(engine: Engine, dataset: Location) -> MapReduce | None:
+    """On Beam where its options were given or the dataset is large, else here: starting workers takes as long."""
+    small = engine.is_local and read_manifest(dataset).totals.tokens < _AUDIT_HERE_TOKENS
+    return None if small and not engine.beam_args else map_reduce_on(engine, dataset)
+
+
 def write_audit(
     result: AuditResult,
     dataset: Location | None = None,
@@ -142,7 +163,7 @@ def write_audit(
     json: Location | None = None,
     junit: Location | None = None,
 ) -> dict[str, Location]:
-    """Write report.html, audit.json and junit.xml; audit.json last, since it vouches for the others.
+    """Write report.html, junit.xml, croissant.json and audit.json, the last since it vouches for the others.
 
     Args:
       result: of `audit_dataset`.
@@ -152,18 +173,22 @@ def write_audit(
       junit: another place for the JUnit file.
 
     Returns:
-      Where each was written, by `html`, `junit` and `json`.
+      Where each was written, by `html`, `junit`, `croissant` and `json`.
     """
+    from pipelines.croissant import croissant
     from pipelines.report import render_report
 
-    folder = (dataset or result.dataset) / "audit"
+    root = dataset or result.dataset
+    folder = root / "audit"
     places = {
         "html": html or folder / "report.html",
         "junit": junit or folder / "junit.xml",
+        "croissant": root / "croissant.json",
         "json": json or folder / "audit.json",
     }
     places["html"].write_bytes(render_report(result))
     places["junit"].write_bytes(result.to_junit())
+    places["croissant"].write_bytes(croissant(result))
     places["json"].write_bytes(result.to_json())
     return places
 
@@ -185,46 +210,34 @@ def audit_is_current(dataset: Location) -> bool:
     )
 
 
-def audit_command(
-    dataset: str,
-    console: Console,
-    *,
-    html: str | None = None,
-    json: str | None = None,
-    junit: str | None = None,
-    map_reduce: MapReduce | None = None,
-) -> int:
-    """Audit, write the reports and say what was found; 0 if every gate passed, else 1."""
-    place = Location.of(dataset)
-    done = 0
+def find_gate(dataset: Location, name: str) -> tuple[Gate, Accumulator | None]:
+    """A gate of a dataset by its name: of its last audit if that is current and enough, else of a new one.
 
-    def count(finished: int, _: int) -> None:
-        nonlocal done
-        done = finished
+    Returns:
+      The gate, and the statistics where the dataset was measured for it.
 
-    read_manifest(place)  # what is wrong with the place is said before a bar is shown
-    shards = read_shards(place).num_rows
-    with show_progress(console, "audit", "shards", shards, lambda: done):
-        result = audit_dataset(place, map_reduce=map_reduce, progress=count)
-    written = write_audit(
-        result,
-        html=Location.of(html) if html else None,
-        json=Location.of(json) if json else None,
-        junit=Location.of(junit) if junit else None,
+    Raises:
+      RequestError: there is no such gate or no dataset.
+    """
+    gates: tuple[Gate, ...]
+    found: Accumulator | None = None
+    if name != REPEATS and audit_is_current(dataset):
+        raw = json.loads((dataset / "audit" / "audit.json").read_bytes())
+        gates = tuple(Gate(**{**g, "figures": tuple(g["figures"])}) for g in raw["gates"])
+    else:
+        result = audit_dataset(dataset)
+        gates, found = result.gates, result.statistics
+    for gate in gates:
+        if gate.name == name:
+            return gate, found
+    known = [gate.name for gate in gates]
+    raise RequestError(
+        f"The dataset has no gate {name!r}",
+        where="--gate",
+        expected=f"one of {', '.join(known)}",
+        got=repr(name),
+        remedy=did_you_mean(name, known).capitalize(),
     )
-    for gate in result.gates:
-        mark = "[green]pass[/]" if gate.passed else "[bold red]FAIL[/]"
-        console.print(f"{mark} {gate.name:<22} {escape(gate.observed)}", highlight=False)
-        if not gate.passed:
-            details = [("expected", gate.expected), ("bound", gate.bound), ("worst shard", gate.worst_shard)]
-            details.append(("look", gate.command.replace("DATASET", str(place))))
-            for label, text in details:
-                if text:
-                    console.print(f"       {label}: {escape(text)}", highlight=False)
-    colour = "green" if result.passed else "red"
-    console.print(f"[bold {colour}]{escape(result.verdict())}[/]", highlight=False)
-    console.print(f"report: {written['html']}", highlight=False)
-    return 0 if result.passed else 1
 
 
 def _manifest_bytes(dataset: Location) -> bytes:

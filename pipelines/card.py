@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import yaml
 
 from schemas.counts import format_bytes, format_count
@@ -16,6 +18,8 @@ def dataset_card(manifest: Manifest) -> str:
     splits = sorted({row.split for row in manifest.lengths})
     front = {
         "pretty_name": manifest.name,
+        "task_categories": ["fill-mask" if "mask_labels" in {c.name for c in columns} else "text-generation"],
+        "size_categories": [_size_category(manifest.totals.rows)],
         "tags": ["shardmill", "pretraining", manifest.objective["kind"]],
         "configs": [
             {
@@ -53,7 +57,19 @@ def dataset_card(manifest: Manifest) -> str:
         *(f"| `{c.name}` | {c.meaning} |" for c in columns),
         "",
         "The folders are hive-style, and their `length` is the bucket; read files without hive partitioning to see",
-        "each row's own `length`. `shards.parquet` indexes the shards, `audit/report.html` is the audit.",
+        "each row's own `length`. `shards.parquet` indexes the shards, `audit/report.html` is the audit, and",
+        "`croissant.json` describes the dataset in Croissant 1.1 with the audit's statistics.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _size_category(rows: int) -> str:
+    """The Hub's name of a size."""
+    edges = [(10**i, name) for i, name in enumerate(("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B"), 3)]
+    if rows < edges[0][0]:
+        return "n<1K"
+    for (edge, low), (next_edge, high) in pairwise(edges):
+        if edge <= rows < next_edge:
+            return f"{low}<n<{high}"
+    return "n>10B"

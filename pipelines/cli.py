@@ -109,9 +109,11 @@ def _parser() -> argparse.ArgumentParser:
         "audit",
         _audit,
         "measure the shards and check every gate; exit 1 if one fails",
-        "shardmill audit out/bert-small",
+        "shardmill audit out/bert-small --against out/bert-last-week",
+        beam=True,
     )
     common.dataset(audited)
+    audited.add_argument("--against", metavar="OTHER", help="a dataset to compare with: what moved, and why")
     for kind in ("html", "json", "junit"):
         audited.add_argument(
             f"--{kind}", metavar="FILE", help=f"where to write the {kind} report; default: DATASET/audit"
@@ -122,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     shown.add_argument("--split", default="train", help="train or validation (default train)")
     shown.add_argument("--stage", help="number or name of the stage")
     shown.add_argument("--length", type=int, help="length bucket")
+    shown.add_argument("--gate", metavar="NAME", help="rows that show what a gate of the audit judges")
     common.dataset(add("verify", _verify, "check every checksum and row count", "shardmill verify out/bert-small"))
     add("schema", _schema, "print the JSON Schema of job files", "shardmill schema > job.schema.json")
     return parser
@@ -251,15 +254,31 @@ def _plan(options: argparse.Namespace, beam_args: tuple[str, ...], console: Cons
 
 
 def _audit(options: argparse.Namespace, beam_args: tuple[str, ...], console: Console) -> int:
-    from pipelines.audit import audit_command
+    from pipelines.audit_command import audit_command
+    from pipelines.engine import Engine
 
-    return audit_command(options.dataset, console, html=options.html, json=options.json, junit=options.junit)
+    engine = Engine(beam_args, options.debug)
+    places = {"html": options.html, "json": options.json, "junit": options.junit}
+    return audit_command(options.dataset, console, engine, against=options.against, **places)
 
 
 def _show(options: argparse.Namespace, beam_args: tuple[str, ...], console: Console) -> int:
     from pipelines.show import show
     from schemas.storage import Location
 
+    if options.gate is not None:
+        from pipelines.show_gate import show_gate
+
+        narrowed = [f"--{k}" for k in ("stage", "length") if getattr(options, k) is not None]
+        if narrowed or options.split != "train":
+            raise RequestError(
+                "A gate says by itself which rows it judges",
+                where="--gate",
+                got=f"{(narrowed or ['--split'])[0]} beside it",
+                remedy="Leave one of them out",
+            )
+        show_gate(Location.of(options.dataset), options.gate, n=options.n, console=console)
+        return 0
     show(
         Location.of(options.dataset),
         n=options.n,

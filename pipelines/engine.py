@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from schemas.errors import DataError, RequestError, error_from_wire
 
 Work = Callable[[int], bytes]
-Merge = Callable[[bytes, bytes], bytes]
+Merge = Callable[..., bytes]
+"""Any number of results, at least one, into one; associative and commutative."""
 
 _LOCAL = {"FnApiRunner", "DirectRunner"}
 _ITEMS_A_DESCRIPTOR = 1000

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from rich.markup import escape
 
 from pipelines import plan
-from pipelines.audit import audit_dataset, audit_is_current, map_reduce_on, write_audit
+from pipelines.audit import audit_dataset, audit_is_current, map_reduce_on, where_to_run, write_audit
+from pipelines.engine import Engine
 from pipelines.finish import finish, source_contents
 from pipelines.materialize import materialize
 from pipelines.run import Run
@@ -22,9 +23,6 @@ from schemas.manifest import Manifest, read_manifest, read_shards
 from schemas.plan import write_plan
 from transforms.mixture import mix
 from transforms.vocabulary import Vocabulary
-
-_AUDIT_HERE_TOKENS = 2**27
-"""A smaller local dataset is audited in this process: it takes seconds, and starting workers takes as long."""
 
 
 def prepare(run: Run) -> int:
@@ -196,9 +194,11 @@ def _refusal(run: Run, what: str, got: str) -> RequestError:
 
 def _audit(run: Run) -> None:
     began = time.monotonic()
-    small = run.engine.is_local and read_manifest(run.output).totals.tokens < _AUDIT_HERE_TOKENS
+    # Workers that a job asked for are for its tokens; a small dataset is audited sooner without them.
+    engine = Engine(debug=run.engine.debug) if run.engine.is_local else run.engine
+    large = where_to_run(engine, run.output) is not None
     with run.console.status("  auditing the shards"):
-        result = audit_dataset(run.output, map_reduce=None if small else map_reduce_on(run.engine, run.output))
+        result = audit_dataset(run.output, map_reduce=map_reduce_on(run.engine, run.output) if large else None)
         write_audit(result, run.output)
     failed = [g for g in result.gates if not g.passed]
     verdict = (

@@ -142,6 +142,17 @@ def tiles(lengths: npt.NDArray[np.integer], positions: int) -> Iterator[slice]:
         begin += max(1, int(fit))
 
 
+def sequences_at(offsets: Int64, at: npt.NDArray[np.integer]) -> Int64:
+    """int64, the sequence that each place of the flat array is in; places ascend.
+
+    One search a sequence instead of one a place.
+
+    >>> sequences_at(np.array([0, 2, 2, 5]), np.array([1, 2, 4])).tolist()
+    [0, 2, 2]
+    """
+    return np.repeat(np.arange(len(offsets) - 1), np.diff(np.searchsorted(at, offsets)))
+
+
 def ranges(lengths: npt.NDArray[np.integer]) -> Int64:
     """0..lengths[0]-1, 0..lengths[1]-1, … as one int64 array.
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
 
 from schemas.manifest import Manifest
 from schemas.storage import Location
 from transforms.gates import Gate
 from transforms.statistics import Accumulator
 
-AUDIT_VERSION = 1
+if TYPE_CHECKING:
+    from pipelines.difference import Difference
+
+AUDIT_VERSION = 2
 """Of audit.json and of what the gates mean; a result of another version is not current."""
 
 
@@ -24,9 +30,13 @@ class AuditResult:
     manifest_sha256: str
     """Of manifest.json as it was read."""
     statistics: Accumulator
+    index: pa.Table
+    """Rows of shards.parquet."""
     gates: tuple[Gate, ...]
     figures: dict[str, float]
     """Every figure that a job may bound, by name in `schemas.gates.GATES`."""
+    difference: Difference | None = None
+    """From another dataset, where one was given."""
 
     @property
     def passed(self) -> bool:
@@ -60,6 +70,7 @@ class AuditResult:
                     "manifest_sha256": self.manifest_sha256,
                     "gates": [gate.to_json() for gate in self.gates],
                     "figures": self.figures,
+                    "against": self.difference.to_json() if self.difference else None,
                     "statistics": self.statistics.extract(),
                 },
                 indent=1,

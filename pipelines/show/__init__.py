@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.text import Text
 
-from pipelines.show.examples import Example, Span, pick_examples
+from pipelines.show.decode import Example, Span
+from pipelines.show.examples import pick_examples
 from schemas.storage import Location
 
 _STYLES = {
@@ -59,7 +62,11 @@ def show(
       DataError: a shard cannot be read.
     """
     console = console or Console(soft_wrap=True)
-    examples = pick_examples(dataset, n=n, split=split, stage=stage, length=length)
+    print_examples(pick_examples(dataset, n=n, split=split, stage=stage, length=length), console)
+
+
+def print_examples(examples: Sequence[Example], console: Console) -> None:
+    """Print examples, and what their colours mean."""
     for example in examples:
         console.print(Text(example.header(), style="bold"))
         console.print(Text(f"{example.path}, row {example.row}", style="dim"))
@@ -71,4 +78,4 @@ def show(
         console.print(legend)
 
 
-__all__ = ["Example", "Span", "pick_examples", "show"]
+__all__ = ["Example", "Span", "pick_examples", "print_examples", "show"]

@@ -49,6 +49,21 @@ def change_rows(change: Callable[[Row, Vocabulary, np.random.Generator], None]) 
     return spoil
 
 
+def in_one_block(change: Callable[[Row, Vocabulary, np.random.Generator], None]) -> Sabotage:
+    """Change every row of the shards of one block; lists in place."""
+
+    def spoil(s: Spoiled) -> None:
+        rng = np.random.default_rng(0)
+        for key in sorted(k for k in s.tables if k[3] == 1):
+            columns = s.columns(key)
+            for row in range(len(columns["length"])):
+                change({name: values[row] for name, values in columns.items()}, s.vocabulary, rng)
+            s.put(key, columns)
+
+    spoil.__name__ = f"{change.__name__}_in_one_block"
+    return spoil
+
+
 def change_row(wanted: Callable[[Row], bool], change: Callable[[Row, Vocabulary], None]) -> Sabotage:
     """Change the first train row that is wanted; lists in place."""
 
@@ -128,6 +143,54 @@ def candidates_of(row: Row, vocabulary: Vocabulary) -> list[int]:
 
 def masks_at_the_front(row: Row, vocabulary: Vocabulary, rng: np.random.Generator) -> None:
     move_masks(row, candidates_of(row, vocabulary)[: len(row["mask_positions"])])
+
+
+def masks_lean_forward(row: Row, vocabulary: Vocabulary, rng: np.random.Generator) -> None:
+    """Masks lie wherever they like, but sooner in the first half of a row than in the second."""
+    candidates, m = candidates_of(row, vocabulary), len(row["mask_positions"])
+    weights = np.linspace(1.5, 0.5, len(candidates))
+    move_masks(row, sorted(rng.choice(candidates, m, replace=False, p=weights / weights.sum()).tolist()))
+
+
+def masks_of_the_first_pass(s: Spoiled) -> None:
+    """Rows of the second pass over a source have the masks of the first, in one block."""
+    first: dict[tuple[Any, ...], list[int]] = {}
+    for key in sorted(s.tables):
+        columns = s.columns(key)
+        names = zip(columns["doc_keys"], columns["doc_offsets"], columns["doc_lengths"], columns["copy"], strict=True)
+        for name, places in zip(names, columns["mask_positions"], strict=True):
+            if name[3] == 0 and key[0] == "train":
+                first[tuple(map(tuple, name[:3]))] = places
+    changed = 0
+    for key in sorted(k for k in s.tables if k[0] == "train" and k[3] == 1):
+        columns = s.columns(key)
+        for i, copy in enumerate(columns["copy"]):
+            row = {name: values[i] for name, values in columns.items()}
+            places = first.get(tuple(tuple(row[n]) for n in ("doc_keys", "doc_offsets", "doc_lengths")))
+            if copy == 1 and places is not None and len(places) == len(row["mask_positions"]):
+                move_masks(row, list(places))
+                changed += 1
+        s.put(key, columns)
+    assert changed > 5
+
+
+def spans_of_one_length(row: Row, vocabulary: Vocabulary, rng: np.random.Generator) -> None:
+    """The tokens of a target are dealt to its spans as evenly as may be."""
+    sentinels = set(vocabulary.sentinel_ids.tolist())
+    target = row["target_ids"]
+    text = [i for i in target[:-1] if i not in sentinels]
+    marks = [i for i in target if i in sentinels]
+    parts = np.array_split(np.array(text), len(marks))
+    row["target_ids"][:] = [i for m, part in zip(marks, parts, strict=True) for i in (m, *part.tolist())] + target[
+        -1:
+    ]
+
+
+def labels_swapped(columns: Columns, vocabulary: Vocabulary) -> None:
+    """A pair that follows is said not to, and one that does not is said to."""
+    labels = columns["is_next"]
+    true, false = labels.index(True), labels.index(False)
+    labels[true], labels[false] = False, True
 
 
 def masks_in_one_run(row: Row, vocabulary: Vocabulary, rng: np.random.Generator) -> None:

@@ -14,13 +14,13 @@ from tiny_dataset import make_dataset
 
 from pipelines.audit import (
     ShardMapper,
-    audit_command,
     audit_dataset,
     audit_is_current,
     map_reduce_on,
     merge_bytes,
     write_audit,
 )
+from pipelines.audit_command import audit_command
 from pipelines.engine import Engine
 from schemas.errors import RequestError
 from schemas.manifest import read_shards
@@ -81,7 +81,7 @@ def test_audit_json_carries_verdict_gates_and_fingerprints(mlm_dataset: Location
     assert found["fingerprint"] == result.manifest.fingerprint
     assert [g["name"] for g in found["gates"]] == [g.name for g in result.gates]
     assert set(found["gates"][0]) == {
-        *("name", "passed", "expected", "observed", "bound", "n", "effect", "worst_shard", "command"),
+        *("name", "passed", "expected", "observed", "bound", "n", "effect", "worst_shard", "command", "figures"),
     }
     assert found["statistics"]["samples"]["rows/train"]["level"] == 0
 
@@ -107,3 +107,14 @@ def test_the_command_prints_every_gate_and_exits_by_the_verdict(tmp_path: Path) 
     assert f"look: shardmill show {bad}" in text
     assert (tmp_path / "j.xml").exists()
     assert not (good / "audit" / "junit.xml").exists()
+
+
+def test_beam_options_go_to_beam_and_the_result_is_the_same(tmp_path: Path) -> None:
+    from pipelines.cli import main
+
+    dataset = make_dataset(tmp_path, Causal(), blocks=1)
+    assert main(["audit", str(dataset)]) == 0
+    here = (dataset / "audit" / "audit.json").read_bytes()
+    assert main(["audit", str(dataset), "--runner=DirectRunner", "--direct_num_workers=2"]) == 0
+    assert (dataset / "audit" / "audit.json").read_bytes() == here
+    assert main(["audit", str(dataset), "--no_such_option"]) == 2

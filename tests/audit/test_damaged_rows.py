@@ -14,13 +14,14 @@ import pytest
 from test_gates import OBJECTIVES
 from tiny_dataset import describe, make_dataset, tokenizer_bytes
 
-from pipelines.show.examples import _spans
-from pipelines.show.surfaces import Surfaces
+from pipelines.show.decode import _spans
 from schemas.manifest import TokenizerRecord, read_manifest, read_shards
 from schemas.objectives import ObjectiveParameters
 from transforms.objectives.registry import known_objective
 from transforms.statistics import Accumulator, AuditContext
-from transforms.statistics.rows import Rows, collect_hashes, measure_common
+from transforms.statistics.hashes import collect_hashes
+from transforms.statistics.rows import Rows, measure_common
+from transforms.surfaces import Surfaces
 
 ROUNDS = 12
 

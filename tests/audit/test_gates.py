@@ -7,11 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from sabotage import change_shard, fewer_masks, first_train
 from tiny_dataset import describe, make_dataset, write_index
 
 from pipelines.audit import audit_dataset
+from pipelines.cli import main
 from schemas.manifest import read_shards
 from schemas.objectives import ObjectiveParameters
 from schemas.storage import Location
@@ -86,7 +89,7 @@ def test_the_gate_names_the_shard_and_the_command(tmp_path: Path) -> None:
     result = audit_dataset(make_dataset(tmp_path, spoil=change_shard(first_train, fewer_masks)))
     gate = result.failed[0]
     assert gate.worst_shard == "data/split=train/stage=0/length=16/00000.parquet"
-    assert gate.command == "shardmill show DATASET --split train --stage 0 --length 16"
+    assert gate.command == "shardmill show DATASET --gate mask_counts"
     assert gate.effect == 1
 
 
@@ -100,6 +103,7 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     gates = {g.name: g for g in audit_dataset(dataset).failed}
     assert gates["shards_readable"].worst_shard == path
     assert "1 missing" in gates["shards_readable"].observed
+    assert set(gates) == {"shards_readable"}, "what follows from a missing shard is not said again by other gates"
 
 
 def test_a_shard_dropped_from_disk_and_index_does_not_add_up(tmp_path: Path) -> None:
@@ -213,3 +217,24 @@ def test_a_bound_on_no_figure_fails_instead_of_passing(tmp_path: Path) -> None:
     gate = audit_dataset(dataset).failed
     assert [g.name for g in gate] == ["job.pading"]
     assert "did you mean 'padding'?" in gate[0].expected
+
+
+@pytest.mark.parametrize("kind", ["another type", "foreign columns", "no Parquet"])
+def test_a_file_that_is_no_shard_is_named_with_what_it_lacks(tmp_path: Path, kind: str) -> None:
+    dataset = make_dataset(tmp_path)
+    path = read_shards(dataset)["path"][3].as_py()
+    place = (dataset / path).uri
+    table = pq.ParquetFile(place).read()
+    if kind == "another type":
+        ids = table["input_ids"].cast(pa.list_(pa.int64()))
+        pq.write_table(table.set_column(0, "input_ids", ids), place)
+    elif kind == "foreign columns":
+        pq.write_table(pa.table({"text": ["of somebody else"]}), place)
+    else:
+        Path(place).write_bytes(b"not a table at all")
+    gates = audit_dataset(dataset).failed
+    assert [g.name for g in gates] == ["shards_readable"]
+    assert gates[0].worst_shard == path
+    words = {"another type": "of another type: input_ids", "foreign columns": "columns missing"}
+    assert words.get(kind, "cannot be read") in gates[0].observed
+    assert main(["audit", str(dataset)]) == 1

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from tiny_dataset import Spoiled, make_dataset
 
@@ -13,7 +15,9 @@ from pipelines.audit import audit_dataset
 from pipelines.report import render_report
 from schemas.manifest import read_shards
 from schemas.storage import Location
+from schemas.tables import SHARDS
 from transforms.objectives.mlm import Mlm
+from transforms.statistics import Group
 
 _MOST_BYTES = 2_000_000
 
@@ -59,7 +63,7 @@ def test_the_report_is_small_needs_no_other_file_and_is_reproducible(
 def test_charts_take_their_colours_from_the_page(mlm_dataset: Location) -> None:
     page = render_report(audit_dataset(mlm_dataset)).decode()
     charts = re.findall(r"<svg .*?</svg>", page, flags=re.DOTALL)
-    assert len(charts) == 6
+    assert len(charts) == 10
     for chart in charts:
         assert "var(--ink)" in chart
         assert not re.findall(r"(?:fill|stroke): #[0-9a-f]{6}", chart)
@@ -98,3 +102,49 @@ def test_text_of_a_corpus_cannot_become_markup(tmp_path: Path) -> None:
     page = render_report(audit_dataset(make_dataset(tmp_path, Mlm(), spoil=rename))).decode()
     assert "<script" not in page
     assert "&lt;script&gt;" in page
+
+
+def test_sixty_sources_at_eight_lengths_in_three_stages_stay_under_two_megabytes(mlm_dataset: Location) -> None:
+    """Fails if some table or chart grows with sources x lengths x stages."""
+    result = audit_dataset(mlm_dataset)
+    lengths, stages, names = [2**i for i in range(5, 13)], range(3), [f"source-number-{i:02d}" for i in range(60)]
+    groups = dict(result.statistics.groups)
+    pattern = next(m for g, m in groups.items() if g.split == "train")
+    found = replace(
+        result.statistics,
+        groups={
+            Group(split, k, n, s): pattern
+            for split in ("train", "validation")
+            for k in stages
+            for n in lengths
+            for s in names
+        },
+        tokens={("train", s): next(iter(result.statistics.tokens.values())) for s in names},
+    )
+    manifest = result.manifest
+    source, stage = manifest.sources[0], manifest.stages[0]
+    planned = {s: {"planned_tokens": 1_000 + i, "realised_tokens": 1_000} for i, s in enumerate(names)}
+    entry = next(e for e in manifest.ledger.entries if e.step == "materialize")
+    entries = [entry.model_copy(update={"source": s, "stage": k}) for s in names for k in stages]
+    manifest = manifest.model_copy(
+        update={
+            "sources": [source.model_copy(update={"name": s}) for s in names],
+            "stages": [
+                stage.model_copy(update={"stage": k, "name": f"stage-{k}", "lengths": lengths, "sources": planned})
+                for k in stages
+            ],
+            "ledger": manifest.ledger.model_copy(update={"entries": entries}),
+        }
+    )
+    shard = result.index.to_pylist()[0]
+    index = [
+        {**shard, "stage": k, "block": 200 * k + b, "length": n, "source_tokens": [(s, 100) for s in names]}
+        for k in stages
+        for b in range(200)
+        for n in lengths
+    ]
+    report = render_report(
+        replace(result, statistics=found, manifest=manifest, index=pa.Table.from_pylist(index, schema=SHARDS))
+    )
+    assert len(report) < _MOST_BYTES
+    assert b"source-number-59" in report

@@ -19,13 +19,17 @@ from sabotage import (
     first_train,
     full_train,
     id_out_of_range,
+    in_one_block,
     is_masked,
     is_packed,
     is_packed_with_eos,
     labels_off_by_one,
+    labels_swapped,
     leaked_document,
     masks_at_the_front,
     masks_in_one_run,
+    masks_lean_forward,
+    masks_of_the_first_pass,
     masks_scattered,
     negative_id,
     one_mask_more,
@@ -41,6 +45,7 @@ from sabotage import (
     separator_moved,
     separator_predicted,
     some_shown_at_random,
+    spans_of_one_length,
     special_token_masked,
     target_out_of_range,
     target_without_eos,
@@ -57,7 +62,9 @@ from schemas.objectives import ObjectiveParameters
 from transforms.objectives.causal import Causal
 from transforms.objectives.mlm import Mlm
 from transforms.objectives.replaced_token import ReplacedToken
+from transforms.objectives.sentence_pair import SentencePair
 from transforms.objectives.span_corruption import SpanCorruption
+from transforms.objectives.ul2 import Ul2
 
 FULL, SENTENCES = Mlm(pack="full"), Mlm(pack="sentences")
 BERNOULLI, NGRAM, SPAN = (Mlm.model_validate({"selection": s}) for s in ("bernoulli", "ngram", "span"))
@@ -67,7 +74,7 @@ BEST_FIT, DECOMPOSE = Causal(pack="best_fit"), Causal(pack="decompose")
 EVERY_OBJECTIVE = [
     (change_shard(first_train, id_out_of_range), {"id_range"}, Mlm()),
     (change_shard(with_unknown, padding_inside), {"no_padding"}, Mlm()),
-    (change_shard(first_train, wrong_source), {"sources_known", "mixture", "ledger"}, Mlm()),
+    (change_shard(first_train, wrong_source), {"sources_known"}, Mlm()),
     (change_shard(first_train, wrong_length), {"lengths"}, Mlm()),
     (change_shard(first_train, provenance_shifted), {"provenance"}, Mlm()),
     (row_twice, {"rows_once"}, Mlm()),
@@ -80,7 +87,7 @@ MASKS = [
     (change_rows(fewer_kept_more_masked), {"mask_replacement"}, SPAN),
     (change_rows(some_shown_at_random), {"mask_replacement"}, ReplacedToken()),
     (change_rows(labels_off_by_one), {"mask_replacement"}, Mlm()),
-    (change_rows(masks_at_the_front), {"mask_uniformity", "mask_runs"}, Mlm()),
+    (change_rows(masks_at_the_front), {"mask_uniformity", "mask_runs", "passes_differ"}, Mlm()),
     (change_rows(masks_in_one_run), {"mask_runs"}, Mlm()),
     (change_rows(masks_in_one_run), {"mask_runs"}, BERNOULLI),
     (change_rows(masks_scattered), {"mask_runs"}, NGRAM),
@@ -115,6 +122,19 @@ PACKED = [
     (change_row(is_packed, token_of_the_next_piece), {"document_boundaries"}, BEST_FIT),
     (change_shard(full_train, piece_starts_late), {"document_boundaries"}, Causal()),
 ]
+PAIRS = [
+    (change_shard(full_train, labels_swapped), {"pair_labels"}, SentencePair()),
+    (change_shard(full_train, labels_swapped), {"pair_labels"}, SentencePair(task="sop")),
+    (change_shard(full_train, fewer_masks), {"mask_counts"}, SentencePair()),
+]
+A_TENTH = [
+    (in_one_block(fewer_kept_more_masked), {"mask_replacement"}, Mlm()),
+    (in_one_block(labels_off_by_one), {"mask_replacement"}, Mlm()),
+    (in_one_block(masks_lean_forward), {"mask_uniformity"}, Mlm()),
+    (masks_of_the_first_pass, {"passes_differ"}, Mlm()),
+    (in_one_block(spans_of_one_length), {"span_lengths"}, SpanCorruption()),
+    (in_one_block(spans_of_one_length), {"span_lengths"}, Ul2()),
+]
 SENTINELS = [
     (change_shard(full_train, sentinels_swapped), {"sentinels"}, SpanCorruption()),
     (change_shard(full_train, sentinels_swapped), {"sentinels"}, SpanCorruption(pack="full")),
@@ -132,7 +152,9 @@ def words(value: Sabotage | set[str] | ObjectiveParameters) -> str:
     return "+".join(sorted(value)) if isinstance(value, set) else value.__name__
 
 
-@pytest.mark.parametrize(("spoil", "gates", "objective"), [*EVERY_OBJECTIVE, *MASKS, *PACKED, *SENTINELS], ids=words)
+@pytest.mark.parametrize(
+    ("spoil", "gates", "objective"), [*EVERY_OBJECTIVE, *MASKS, *PACKED, *PAIRS, *SENTINELS], ids=words
+)
 def test_damage_to_rows_trips_its_own_gate_and_no_other(
     spoil: Sabotage, gates: set[str], objective: ObjectiveParameters, tmp_path: Path
 ) -> None:
@@ -142,3 +164,12 @@ def test_damage_to_rows_trips_its_own_gate_and_no_other(
         assert gate.expected
         assert gate.observed
         assert gate.command
+
+
+@pytest.mark.parametrize(("spoil", "gates", "objective"), A_TENTH, ids=words)
+def test_a_law_of_chance_that_a_tenth_of_the_shards_breaks_is_found_by_its_gate(
+    spoil: Sabotage, gates: set[str], objective: ObjectiveParameters, tmp_path: Path
+) -> None:
+    """Fails if a gate judged all rows together alone, where nine good shards hide a bad one."""
+    result = audit_dataset(make_dataset(tmp_path, objective, spoil=spoil, blocks=10, times=10))
+    assert {g.name for g in result.failed} == gates

@@ -19,12 +19,12 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
 from pipelines.show import Example, pick_examples, show
-from pipelines.show.surfaces import Surfaces
 from schemas.errors import DataError, RequestError
 from schemas.manifest import read_manifest, read_shards
 from schemas.storage import Location
 from transforms.objectives.mlm import Mlm
 from transforms.objectives.span_corruption import SpanCorruption
+from transforms.surfaces import Surfaces
 
 
 def printed(dataset: Location, **options) -> str:  # type: ignore[no-untyped-def]

@@ -164,10 +164,14 @@ def make_dataset(
     spoil: Callable[[Spoiled], None] | None = None,
     gates: dict[str, Any] | None = None,
     blocks: int = 2,
+    times: int = 1,
 ) -> Location:
-    """Two sources, two stages, two blocks a stage, a second pass over one source, and validation rows."""
+    """Two sources, two stages, two blocks a stage, a second pass over one source, and validation rows.
+
+    With `times`, so many times the documents.
+    """
     with patch("os.fsync"):  # a third of the time; these datasets need not survive a crash
-        return _make_dataset(root, objective or Mlm(), seed, spoil, gates or {}, blocks)
+        return _make_dataset(root, objective or Mlm(), seed, spoil, gates or {}, blocks, times)
 
 
 def _make_dataset(
@@ -177,6 +181,7 @@ def _make_dataset(
     spoil: Callable[[Spoiled], None] | None,
     gates: dict[str, Any],
     blocks: int,
+    times: int,
 ) -> Location:
     data, vocabulary = tokenizer_bytes(), tiny_vocabulary()
     fields = {"input": "in", "target": "out"} if objective.reads_pairs else {}
@@ -199,7 +204,7 @@ def _make_dataset(
     cuts: list[CutDocument] = []
     available: dict[str, tuple[int, int]] = {}
     for source, count in SOURCES.items():
-        documents = make_documents(source, vocabulary, seed, count, pairs=objective.reads_pairs)
+        documents = make_documents(source, vocabulary, seed, count * times, pairs=objective.reads_pairs)
         held_out = validation_mask(documents.keys, job.splits.validation)
         train, rest = np.flatnonzero(~held_out), np.flatnonzero(held_out)
         available[source] = (part_of(documents, train, 0, objective).tokens, len(train))

@@ -338,7 +338,7 @@ def test_the_audit_on_beam_finds_what_the_audit_here_finds(
     audit = job.parent / "out" / "audit"
     here = (audit / "audit.json").read_bytes()
     (audit / "audit.json").unlink()
-    monkeypatch.setattr("pipelines.prepare._AUDIT_HERE_TOKENS", 0)
+    monkeypatch.setattr("pipelines.audit._AUDIT_HERE_TOKENS", 0)
     shardmill("prepare", job, f"--direct_num_workers={workers}")
     assert (audit / "audit.json").read_bytes() == here
     assert sorted(p.name for p in audit.iterdir()) == ["audit.json", "junit.xml", "report.html"]

@@ -5,10 +5,19 @@ from __future__ import annotations
 from schemas.errors import did_you_mean
 from schemas.gates import GATES
 from schemas.manifest import Manifest
-from transforms.gates.gate import Evidence, Gate, show_command
+from transforms.gates.gate import Evidence, Gate
 from transforms.statistics import Accumulator
 
-_WORST = {"padding": "padding_share", "unknown": "unknown_tokens"}
+_WORST = {
+    "padding": "padding_share",
+    "unknown": "unknown_tokens",
+    "truncation": "cut_pieces",
+    "concatenation": "concatenated_rows",
+}
+"""Figures by which shards are ranked."""
+
+_SHOWN = {"unknown": "unknown_tokens", "truncation": "cut_pieces", "concatenation": "concatenated_rows"}
+"""Figures by which rows are found."""
 
 
 def figures(found: Accumulator, manifest: Manifest) -> dict[str, float]:
@@ -28,11 +37,36 @@ def figures(found: Accumulator, manifest: Manifest) -> dict[str, float]:
         "padding": 1 - tokens / places if places else 0.0,
         "rejected": rejected / read if read else 0.0,
         "duplicates": sum(s.repeated for s in rows) / items if items else 0.0,
+        "overlap": _overlap(found),
+        "truncation": _ratio(found.total("cut_pieces"), found.total("pieces")),
+        "concatenation": _ratio(found.total("concatenated_rows"), found.total("rows")),
+        "bytes_per_token": _ratio(found.total("text_bytes"), found.total("text_tokens")),
+        "vocabulary": _vocabulary(found, manifest),
         "unknown": found.total("unknown_tokens") / tokens if tokens else 0.0,
         "rows": float(found.total("rows", split="train")),
         "tokens": float(found.total("corpus_tokens", split="train")),
         "repetition": max(passes, default=0.0),
     }
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0
+
+
+def _overlap(found: Accumulator) -> float:
+    """Of the distinct validation rows in the samples, those that train has too."""
+    train, validation = (found.samples.get(f"texts/{split}") for split in ("train", "validation"))
+    if train is None or validation is None:
+        return 0.0
+    return _ratio(validation.shared_with(train), validation.distinct_below(max(train.level, validation.level)))
+
+
+def _vocabulary(found: Accumulator, manifest: Manifest) -> float:
+    seen = 0
+    for _, measures in found.select():
+        seen |= measures.seen
+    text_ids = manifest.tokenizer.vocab_size - len(set(manifest.tokenizer.special_token_ids))
+    return _ratio(seen.bit_count(), text_ids)
 
 
 def job_gates(e: Evidence) -> list[Gate]:
@@ -53,7 +87,7 @@ def job_gates(e: Evidence) -> list[Gate]:
                 n=e.found.total("rows"),
                 effect=value,
                 worst_shard=e.worst(_WORST.get(name, "")),
-                command=show_command(),
+                figures=(_SHOWN[name],) if name in _SHOWN else (),
             )
         )
     return gates

@@ -6,29 +6,25 @@ size, and a huge one is not failed for a deviation of no consequence.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from transforms.gates.gate import Evidence, Gate, show_command
+from transforms.gates.gate import Evidence, Gate
 from transforms.statistics.masks import FIXED_POINT
+from transforms.statistics.places import PLACE_FLOOR
 from transforms.statistics.significance import (
     chi_square_quantile,
-    chi_square_tail,
     detectable_proportion,
+    places_test,
     proportion_tail,
 )
 
 SHARE_FLOOR = 0.005
 """Smallest deviation of a share that fails: half a percentage point."""
 
-PLACE_FLOOR = 0.02
-"""Smallest total variation distance of places from their law that fails."""
-
 FALSE_ALARM = 1e-6
 """Probability that any statistical gate fails on a good dataset, all of them together."""
-
-_LEAST_EXPECTED = 50
-"""Neighbouring bins are joined until each expects this many, so that chi-square's far tail can be trusted."""
 
 
 class Share(NamedTuple):
@@ -85,7 +81,6 @@ def share_gate(name: str, law: str, shares: Mapping[str, Share], tests: int, flo
         f"{detectable:.2%}",
         n=overall.n,
         effect=max((s.effect for s in failing.values()), default=overall.effect),
-        command=show_command(),
     )
 
 
@@ -98,37 +93,32 @@ def places_gate(
     different laws the variance of a bin's count is less than that of a multinomial of their mean. Where `spread`
     places on average share a draw, the statistic is larger by that factor.
     """
-    level = FALSE_ALARM / tests
+    # Half of the level is for all rows together, half for the worst of the shards.
+    level = FALSE_ALARM / tests / 2
     observed = e.found.histogram(histogram)
-    expected = [x / FIXED_POINT for x in e.found.histogram(f"{histogram}_expected")]
+    found = places_test(observed, [x / FIXED_POINT for x in e.found.histogram(f"{histogram}_expected")], spread)
     n = sum(observed)
-    cells = _join_cells(observed, expected)
-    statistic, degrees = sum((o - x) ** 2 / x for o, x in cells) / spread, len(cells) - 1
-    tail = chi_square_tail(statistic, degrees) if degrees > 0 else 1.0
-    distance = sum(abs(o - x) for o, x in zip(observed, expected, strict=True)) / 2 / n if n else 0.0
     # A distance of d needs a statistic of at least n · (2d)².
-    detectable = (chi_square_quantile(level, degrees) / n) ** 0.5 / 2 if degrees > 0 else 1.0
+    detectable = (chi_square_quantile(level, found.degrees) / n) ** 0.5 / 2 if found.degrees > 0 else 1.0
+    alone, worst = worst_shard(e, f"{histogram}_surprise", level)
     return Gate(
         name=name,
-        passed=tail >= level or distance <= floor,
+        passed=alone == "" and (found.tail >= level or found.distance <= floor),
         expected=law,
-        observed=f"chi-square {statistic:.1f} with {max(degrees, 0)} degrees of freedom, distance {distance:.2%}",
+        observed=f"chi-square {found.statistic:.1f} with {found.degrees} degrees of freedom, distance "
+        f"{found.distance:.2%}{alone}",
         bound=f"tail ≥ {level:.0e} or distance ≤ {floor:.0%}; smallest distance detectable: {detectable:.2%}",
         n=n,
-        effect=distance,
-        command=show_command(),
+        effect=found.distance,
+        worst_shard=worst,
     )
 
 
-def _join_cells(observed: list[int], expected: list[float]) -> list[tuple[int, float]]:
-    """(observed, expected) of neighbouring bins joined until each expects enough; a small rest joins the last."""
-    cells: list[tuple[int, float]] = []
-    count, mean = 0, 0.0
-    for o, x in zip(observed, expected, strict=True):
-        count, mean = count + o, mean + x
-        if mean >= _LEAST_EXPECTED:
-            cells.append((count, mean))
-            count, mean = 0, 0.0
-    if cells and (count or mean):
-        cells[-1] = (cells[-1][0] + count, cells[-1][1] + mean)
-    return cells
+def worst_shard(e: Evidence, figure: str, level: float) -> tuple[str, str | None]:
+    """(why the most surprising shard fails alone, empty where it does not; its path).
+
+    Shards put down their surprise, −log of the tail, only where their deviation is above the gate's floor.
+    """
+    surprise, path = e.found.worst.get(figure, (0.0, ""))
+    bound = math.log(2 * max(1, e.found.shards["read"]) / level)
+    return (f"; a shard alone has a tail of e^−{surprise:.0f}" if surprise > bound else "", path or None)

@@ -1,22 +1,24 @@
-"""The gate on a mixture of denoisers: each is drawn as often as its rate says."""
+"""Gates on a mixture of denoisers: each is drawn as often as its rate says, and its spans are those of its law."""
 
 from __future__ import annotations
 
 from transforms.gates.chance import FALSE_ALARM, SHARE_FLOOR, Share
-from transforms.gates.gate import Evidence, Gate, show_command
+from transforms.gates.gate import Evidence, Gate
+from transforms.gates.spans import span_gates
 from transforms.objectives.denoisers import Denoisers
 from transforms.statistics.significance import detectable_proportion
 
 
 def denoiser_gates(e: Evidence, denoisers: Denoisers) -> list[Gate]:
-    """One gate on the shares of train rows, in each source and in all.
+    """One gate on the shares of train rows, in each source and in all, and those on spans.
 
     Rows draw by their names, so counts are multinomial. Validation rows are left out: every stage has rows of the
     same documents, which draw the same.
     """
     sources = sorted({group.source for group, _ in e.found.select(split="train")})
     shares = denoisers.shares.tolist()
-    level = FALSE_ALARM / (len(shares) * (len(sources) + 1))
+    tests = len(shares) * (len(sources) + 1) + 1
+    level = FALSE_ALARM / tests
     off: list[tuple[float, str]] = []
     for source in (None, *sources):
         where = {} if source is None else {"source": source}
@@ -45,6 +47,6 @@ def denoiser_gates(e: Evidence, denoisers: Denoisers) -> list[Gate]:
                 (effect for effect, _ in off),
                 default=max(Share(c, n, p).effect for c, p in zip(counts, shares, strict=True)),
             ),
-            command=show_command(),
-        )
+        ),
+        *span_gates(e, tests),
     ]

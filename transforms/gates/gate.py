@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from schemas.manifest import Manifest, TokenizerRecord
-from transforms.statistics import Accumulator, AuditContext, Group
+from transforms.statistics import Accumulator, AuditContext
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,13 @@ class Gate:
     worst_shard: str | None = None
     """Path of the shard that deviates most, where one stands out."""
     command: str = ""
-    """Shows more; `DATASET` stands for the dataset's place."""
+    """Shows more; `DATASET` stands for the dataset's place. By default the rows that the gate judges."""
+    figures: tuple[str, ...] = ()
+    """Figures of a row that show what is wrong with it, for finding such rows."""
+
+    def __post_init__(self) -> None:
+        if not self.command:
+            object.__setattr__(self, "command", f"shardmill show DATASET --gate {self.name}")
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -65,7 +71,7 @@ def _greatest_first(found: tuple[float, str]) -> tuple[float, str]:
     return -found[0], found[1]
 
 
-def equalities(name: str, law: str, pairs: dict[str, tuple[int, int]], command: str) -> Gate:
+def equalities(name: str, law: str, pairs: dict[str, tuple[int, int]], command: str = "") -> Gate:
     """A gate on pairs of (stated, counted) that must be equal."""
     different = [
         f"{what}: {stated:,} stated, {counted:,} counted"
@@ -81,10 +87,3 @@ def equalities(name: str, law: str, pairs: dict[str, tuple[int, int]], command: 
         effect=float(len(different)),
         command=command,
     )
-
-
-def show_command(group: Group | None = None) -> str:
-    """The command that shows rows, of a group if one is given."""
-    if group is None:
-        return "shardmill show DATASET"
-    return f"shardmill show DATASET --split {group.split} --stage {group.stage} --length {group.length}"

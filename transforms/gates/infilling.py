@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from transforms.gates.chance import FALSE_ALARM
-from transforms.gates.gate import Evidence, Gate, show_command
+from transforms.gates.gate import Evidence, Gate
+from transforms.gates.passes import passes_differ
 from transforms.statistics.infilling import FIXED_POINT
 
 FLOOR = 0.05
@@ -14,14 +15,14 @@ of rows. fairseq#3486 hides about a tenth less than asked for."""
 
 
 def infilling_gates(e: Evidence, ratio: float) -> list[Gate]:
-    """Two gates, each on all rows and on those of each source.
+    """`passes_differ`, and two gates that judge all rows and those of each source.
 
     The sum of many independent rows strays by more than z standard deviations with a probability of about
     2·exp(−z²/2), or less.
     """
     sources: list[str | None] = [None, *sorted({group.source for group, _ in e.found.select()})]
     z = math.sqrt(2 * math.log(2 * 3 * len(sources) / FALSE_ALARM))
-    return [_hidden(e, sources, ratio, z), _masks(e, sources, z)]
+    return [_hidden(e, sources, ratio, z), _masks(e, sources, z), passes_differ(e)]
 
 
 def _hidden(e: Evidence, sources: list[str | None], ratio: float, z: float) -> Gate:
@@ -48,7 +49,6 @@ def _hidden(e: Evidence, sources: list[str | None], ratio: float, z: float) -> G
         f"{detectable[0]:.1%}",
         n=round(least / FIXED_POINT / ratio),
         effect=abs(hidden / least - 1) if least else 0.0,
-        command=show_command(),
     )
 
 
@@ -72,7 +72,6 @@ def _masks(e: Evidence, sources: list[str | None], z: float) -> Gate:
         f"{max(detectable[0], 0.0):.1%}",
         n=masks,
         effect=masks * FIXED_POINT / most if most else 0.0,
-        command=show_command(),
     )
 
 

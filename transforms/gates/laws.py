@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from transforms.gates.gate import Evidence, Gate, show_command
+from transforms.gates.gate import Evidence, Gate
 from transforms.objectives.base import Law
 
 REPEATED_ROWS_BOUND = 0.001
@@ -39,8 +39,6 @@ def row_laws(e: Evidence, more: Mapping[str, Law]) -> list[Gate]:
 
 def _no_exception(e: Evidence, name: str, figures: tuple[str, ...], law: str) -> Gate:
     counts = {figure: e.found.total(figure) for figure in figures}
-    groups = [(sum(m.sums[f] for f in figures), group) for group, m in e.found.select()]
-    worst = max(groups, key=lambda found: found[0], default=(0, None))
     return Gate(
         name=name,
         passed=not any(counts.values()),
@@ -50,7 +48,7 @@ def _no_exception(e: Evidence, name: str, figures: tuple[str, ...], law: str) ->
         n=e.found.total("rows"),
         effect=float(sum(counts.values())),
         worst_shard=e.worst(*figures),
-        command=show_command(worst[1]),
+        figures=figures,
     )
 
 
@@ -69,7 +67,7 @@ def splits_disjoint(e: Evidence) -> Gate:
         n=e.found.total("pieces"),
         effect=float(wrong + shared),
         worst_shard=e.worst("wrong_split"),
-        command="shardmill show DATASET --split validation",
+        figures=("wrong_split",),
     )
 
 
@@ -86,5 +84,4 @@ def rows_once(e: Evidence) -> Gate:
         bound=f"share ≤ {REPEATED_ROWS_BOUND:g}, since a corpus may hold a record twice under one id",
         n=n,
         effect=share,
-        command="shardmill show DATASET",
     )

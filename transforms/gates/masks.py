@@ -8,25 +8,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from transforms.gates.chance import FALSE_ALARM, Share, places_gate
-from transforms.gates.gate import Evidence, Gate, show_command
+from transforms.gates.chance import FALSE_ALARM, Share, places_gate, worst_shard
+from transforms.gates.gate import Evidence, Gate
+from transforms.gates.passes import passes_differ
 from transforms.objectives.masking import MaskingParameters
 from transforms.objectives.selection import ngram_law, span_length_law
+from transforms.statistics.mask_law import REPLACEMENT_FLOOR, clustering, expected_shares, position_floor
 from transforms.statistics.masks import FIXED_POINT
 from transforms.statistics.significance import (
     detectable_proportion,
     proportion_tail,
 )
-
-REPLACEMENT_FLOOR = 0.002
-"""Smallest deviation of a share of masked places that fails: 0.2 percentage points."""
-
-POSITION_FLOOR = 0.02
-"""Smallest total variation distance between masked and maskable places that fails."""
-
-CLUSTERED_POSITION_FLOOR = {"words": 0.05, "ngram": 0.10, "span": 0.15}
-"""The same where runs are masked: long words are skipped more often, wherever in a row they are common, and fewer
-runs can cover a place near a row's edge than one in its middle."""
 
 LEAST_OF_BUDGET = 0.75
 """Share of the law's places that rows of whole words or n-grams have at least, taken together. What exceeds the rest
@@ -39,42 +31,24 @@ LEAST_OF_RUNS = 0.4
 """Of the share that n-grams and spans add to it by their law, the part that rows have at least."""
 
 
-def expected_shares(parameters: MaskingParameters, text_ids: int) -> dict[str, float]:
-    """Law of how masked places are shown, given the number V' of ids that stand for text.
-
-    A random token equals the original with probability 1/V', so unchanged is keep + random / V'.
-
-    >>> {k: round(v, 3) for k, v in expected_shares(MaskingParameters(kind="mlm"), 100).items()}
-    {'mask': 0.8, 'random': 0.099, 'unchanged': 0.101}
-    """
-    same = parameters.random_replace_prob / max(1, text_ids)
-    # Rates that add to one by decimals may miss it by one bit, and what is impossible must expect exactly 0.
-    keep = round(1 - parameters.mask_replace_prob - parameters.random_replace_prob, 12)
-    return {
-        "mask": parameters.mask_replace_prob,
-        "random": parameters.random_replace_prob - same,
-        "unchanged": keep + same,
-    }
-
-
 def mask_gates(e: Evidence) -> list[Gate]:
-    """`mask_counts`, `mask_replacement`, `mask_uniformity` and `mask_runs`."""
+    """`mask_counts`, `mask_replacement`, `mask_uniformity`, `mask_runs` and `passes_differ`."""
     sources = sorted({group.source for group, _ in e.found.select()})
-    tests = 3 * (len(sources) + 1) + 3
+    tests = 3 * (len(sources) + 1) + 3 + 3  # the last three are shares of the worst shard
     level = FALSE_ALARM / tests
-    return [_counts(e, level), _replacement(e, sources, level), _uniformity(e, tests), _runs(e, level)]
+    return [
+        _counts(e, level),
+        _replacement(e, sources, level),
+        _uniformity(e, tests),
+        _runs(e, level),
+        passes_differ(e),
+    ]
 
 
 def _parameters(e: Evidence) -> MaskingParameters:
     parameters = e.context.parameters
     assert isinstance(parameters, MaskingParameters)
     return parameters
-
-
-def _clustering(e: Evidence, **where: str | int) -> float:
-    """Mean length of the run a masked place lies in, by which runs inflate the variance of counts; 1 without runs."""
-    masked, squares = e.found.total("masked", **where), e.found.total("mask_run_squares", **where)
-    return max(1.0, squares / masked) if masked else 1.0
 
 
 def _counts(e: Evidence, level: float) -> Gate:
@@ -93,7 +67,7 @@ def _counts(e: Evidence, level: float) -> Gate:
     if parameters.selection == "bernoulli":
         candidates = e.found.total("mask_candidates")
         share = masked / candidates if candidates else 0.0
-        spread = _clustering(e) if parameters.whole_word else 1.0
+        spread = clustering(e.found) if parameters.whole_word else 1.0
         tail = proportion_tail(round(masked / spread), round(candidates / spread), parameters.mask_rate)
         passed = tail >= level or abs(share - parameters.mask_rate) <= REPLACEMENT_FLOOR
         expected = f"{parameters.mask_rate:.3%} of the places that may be masked, a coin each"
@@ -108,7 +82,7 @@ def _counts(e: Evidence, level: float) -> Gate:
         n=e.found.total("rows"),
         effect=float(wrong),
         worst_shard=e.worst("mask_count_errors"),
-        command=show_command(next((group for group, m in e.found.select() if m.sums["mask_count_errors"]), None)),
+        figures=("mask_count_errors",),
     )
 
 
@@ -121,19 +95,26 @@ def _replacement(e: Evidence, sources: list[str], level: float) -> Gate:
         if share.fails(level, REPLACEMENT_FLOOR)
     ]
     where = sorted({source for source, _ in failing if source is not None})
+    alone, worst = worst_shard(e, "replacement_surprise", level)
     return Gate(
         name="mask_replacement",
-        passed=not failing,
+        passed=not failing and alone == "",
         expected=", ".join(f"{s.probability:.3%} {name}" for name, s in overall.items()),
         observed=", ".join(f"{s.observed:.3%} {name}" for name, s in overall.items())
-        + (f"; off in {', '.join(where)}" if where else ""),
+        + (f"; off in {', '.join(where)}" if where else "")
+        + alone,
         bound=f"binomial tail ≥ {level:.0e} or deviation ≤ {REPLACEMENT_FLOOR:.1%}; smallest deviation detectable: "
         f"{max(detectable_proportion(s.n, s.probability, level) for s in overall.values()):.2%}",
         n=e.found.total("masked"),
         effect=max((s.effect for _, s in failing), default=max(s.effect for s in overall.values())),
-        worst_shard=e.worst("replacement_deviation"),
-        command=show_command(),
+        worst_shard=worst,
+        figures=tuple(f"shown_{name}" for name, s in _excess(overall)),
     )
+
+
+def _excess(shares: dict[str, Share]) -> list[tuple[str, Share]]:
+    """The share that is furthest above its law, by name."""
+    return sorted(shares.items(), key=lambda found: found[1].probability - found[1].observed)[:1]
 
 
 def _shares(e: Evidence, source: str | None) -> dict[str, Share]:
@@ -141,7 +122,7 @@ def _shares(e: Evidence, source: str | None) -> dict[str, Share]:
     where: dict[str, str | int] = {} if source is None else {"source": source}
     parameters = _parameters(e)
     # A span is shown alike throughout, so its places count as one draw.
-    spread = _clustering(e, **where) if parameters.selection == "span" else 1.0
+    spread = clustering(e.found, **where) if parameters.selection == "span" else 1.0
     n = e.found.total("masked", **where)
     expected = expected_shares(parameters, e.context.text_ids)
     return {name: Share(e.found.total(f"shown_{name}", **where), n, p, spread) for name, p in expected.items()}
@@ -153,17 +134,14 @@ def _uniformity(e: Evidence, tests: int) -> Gate:
     Places of a row are drawn without replacement, which makes chi-square smaller; whole words make it larger, by at
     most their mean squared size over size.
     """
-    parameters = _parameters(e)
-    clusters = parameters.selection if parameters.selection in CLUSTERED_POSITION_FLOOR else "words"
-    clustered = parameters.whole_word or clusters != "words"
     return places_gate(
         e,
         "mask_uniformity",
         "mask_position",
         "masked places spread over rows like the places that may be masked",
         tests,
-        CLUSTERED_POSITION_FLOOR[clusters] if clustered else POSITION_FLOOR,
-        _clustering(e),
+        position_floor(_parameters(e)),
+        clustering(e.found),
     )
 
 
@@ -186,7 +164,7 @@ def _runs(e: Evidence, level: float) -> Gate:
     inner = 1 - 1 / float(law @ np.arange(1, len(law) + 1))
     # Runs are cut at special tokens, at each other and at the budget, so only a part of the law's is asked for.
     least = chance + LEAST_OF_RUNS * inner * (1 - chance) * pairs / max(1, candidates)
-    spread = _clustering(e)
+    spread = clustering(e.found)
     improbable = proportion_tail(round(share * n / spread), round(n / spread), least) < level
     lone = inner == 0 and not parameters.whole_word and parameters.selection != "span"
     deviation = max(least - share, (share - least) if lone else 0.0)
@@ -199,5 +177,4 @@ def _runs(e: Evidence, level: float) -> Gate:
         f"{detectable_proportion(round(n / spread), min(least, 0.5), level):.2%}",
         n=places,
         effect=max(deviation, 0.0),
-        command=show_command(),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from transforms.gates.gate import Evidence, Gate, equalities, show_command
+from transforms.gates.gate import Evidence, Gate, equalities
 
 
 def documents_whole(e: Evidence) -> Gate:
@@ -20,10 +20,11 @@ def documents_whole(e: Evidence) -> Gate:
         known = counts.setdefault((group.split, group.stage, group.source), Counter())
         known.update({figure: measures.sums[figure] for figure in figures})
     damaged = sum(e.found.total(f) for f in ("provenance_mismatch", "boundary_errors", "piece_errors"))
+    damaged += sum(e.found.shards[kind] for kind in ("missing", "unreadable")) + e.found.total("source_unknown")
     pairs = {}
     for (split, stage, source), c in sorted(counts.items()) if not damaged else ():
         where = f"of {source} in {split} stage {stage}"
         pairs[f"documents {where}"] = (c["documents_begun"], c["documents_ended"])
         pairs[f"tokens {where}"] = (c["ended_tokens"], c["corpus_tokens"])
     law = "as many documents end as begin in every stage, with as many tokens as there are"
-    return equalities("documents_whole", law, pairs, show_command())
+    return equalities("documents_whole", law, pairs)

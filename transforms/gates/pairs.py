@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from transforms.gates.chance import FALSE_ALARM
-from transforms.gates.gate import Evidence, Gate, show_command
+from transforms.gates.gate import Evidence, Gate
 from transforms.statistics.significance import detectable_proportion, proportion_tail
 
 LABEL_FLOOR = 0.005
@@ -56,7 +56,6 @@ def _share(name: str, what: str, count: int, n: int, probability: float) -> Gate
         f"smallest deviation detectable: {detectable_proportion(n, probability, _LEVEL):.2%}",
         n=n,
         effect=effect,
-        command=show_command(),
     )
 
 
@@ -78,7 +77,6 @@ def _random_next(e: Evidence, count: int, n: int, p: float) -> Gate:
         f"smallest lack detectable: {detectable_proportion(n, p, _LEVEL):.2%}",
         n=n,
         effect=short,
-        command=show_command(),
     )
 
 
@@ -95,5 +93,4 @@ def _one_sentence_chunks(e: Evidence) -> Gate:
         n=forced,
         effect=share,
         worst_shard=e.worst("pairs_forced_errors"),
-        command=show_command(),
     )

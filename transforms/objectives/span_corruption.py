@@ -17,6 +17,7 @@ from pydantic import Field
 
 from schemas.objectives import ObjectiveParameters
 from schemas.tables import TARGET
+from transforms.gates.spans import span_gates
 from transforms.objectives.base import Documents, Examples, Objective, require_length, require_token
 from transforms.objectives.drawing import Drawing, hidden_spans
 from transforms.objectives.layout import Layout, full_rows
@@ -27,6 +28,7 @@ from transforms.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from schemas.manifest import TokenizerRecord
+    from transforms.gates.gate import Evidence, Gate
     from transforms.statistics.rows import Rows
 
 
@@ -117,6 +119,11 @@ class SpanCorruptionObjective(Objective):
         raw = np.maximum(rows.corpus_tokens, 2)
         noise, spans = noise_counts(raw, parameters.noise_density, parameters.mean_noise_span_length)
         measure_sentinels(rows, Ragged.from_arrow(table["target_ids"]), noise, spans, np.zeros_like(raw))
+
+    @staticmethod
+    def gates(evidence: Evidence) -> list[Gate]:
+        """Lengths of spans, and that further passes hide others."""
+        return span_gates(evidence)
 
     @staticmethod
     def draw(row: Mapping[str, Any], tokenizer: TokenizerRecord) -> Drawing:

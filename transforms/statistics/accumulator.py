@@ -7,6 +7,7 @@ knows what a figure means; `rows` measures and `transforms.gates` judges.
 
 from __future__ import annotations
 
+import base64
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from transforms.statistics.samples import HashSample
+
+Int64 = npt.NDArray[np.int64]
 
 LENGTH_BINS = 64
 """Bins of the row-length histogram, equal parts of (0, bucket's length]."""
@@ -44,6 +47,8 @@ class Measures:
     maxima: dict[str, int] = field(default_factory=dict)
     histograms: dict[str, list[int]] = field(default_factory=dict)
     """Counts that add bin by bin."""
+    seen: int = 0
+    """Bit i is set where text has id i."""
 
     def merge(self, other: Measures) -> Measures:
         """The figures of both."""
@@ -54,7 +59,7 @@ class Measures:
         for name, bins in other.histograms.items():
             mine = histograms.get(name)
             histograms[name] = bins if mine is None else [a + b for a, b in zip(mine, bins, strict=True)]
-        return Measures(Counter(self.sums) + Counter(other.sums), maxima, histograms)
+        return Measures(Counter(self.sums) + Counter(other.sums), maxima, histograms, self.seen | other.seen)
 
 
 @dataclass
@@ -76,7 +81,10 @@ class Accumulator:
     problems: dict[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     """By kind, (path, what) of files that could not be read or differ; the first `MOST_PROBLEMS` by path."""
     samples: dict[str, HashSample] = field(default_factory=dict)
-    """Hashes of `rows/<split>`, of `occurrences/<split>` (a row with its provenance), of `documents/<split>`."""
+    """Hashes of `rows/<split>`, of `occurrences/<split>` (a row with its provenance), of `documents/<split>`, of
+    `texts/<split>` (a row as it was before it was masked), and `passes/train` (`transforms.statistics.passes`)."""
+    tokens: dict[tuple[str, str], Int64] = field(default_factory=dict)
+    """By (split, source), int64 [vocab_size], how often `input_ids` has each id."""
 
     @classmethod
     def create(cls) -> Accumulator:
@@ -91,6 +99,11 @@ class Accumulator:
     def add_hashes(self, name: str, hashes: npt.NDArray[np.uint64]) -> None:
         """Count hashes in the sample of that name."""
         self.samples.setdefault(name, HashSample.create()).add(hashes)
+
+    def add_tokens(self, split: str, source: str, counts: Int64) -> None:
+        """Add how often each id occurs; the array is not kept."""
+        known = self.tokens.get((split, source))
+        self.tokens[(split, source)] = counts.copy() if known is None else known + counts
 
     def add_worst(self, name: str, value: float, path: str) -> None:
         """Remember a shard's figure if it is the greatest so far."""
@@ -117,7 +130,10 @@ class Accumulator:
             worst=dict(self.worst),
             problems=dict(self.problems),
             samples=dict(self.samples),
+            tokens=dict(self.tokens),
         )
+        for (split, source), counts in other.tokens.items():
+            merged.add_tokens(split, source, counts)
         for group, measures in other.groups.items():
             merged.add(group, measures)
         for name, (value, path) in other.worst.items():
@@ -148,6 +164,15 @@ class Accumulator:
         found = [m.histograms[name] for _, m in self.select(**where) if name in m.histograms]
         return [sum(bins) for bins in zip(*found, strict=True)]
 
+    def token_counts(self, split: str | None = None, source: str | None = None) -> Int64:
+        """int64 [vocab_size], how often each id occurs in a split, a source or all; empty where nothing was seen."""
+        found = [
+            counts
+            for (s, name), counts in sorted(self.tokens.items())
+            if split in (None, s) and source in (None, name)
+        ]
+        return np.sum(found, axis=0, dtype=np.int64) if found else np.zeros(0, np.int64)
+
     def totals_by(self, key: Callable[[Group], Any], figure: str) -> dict[Any, int]:
         """Sums of a figure by a key of the group."""
         sums: Counter[Any] = Counter()
@@ -164,6 +189,7 @@ class Accumulator:
                     "sums": {k: v for k, v in sorted(m.sums.items()) if v},
                     "maxima": dict(sorted(m.maxima.items())),
                     "histograms": dict(sorted(m.histograms.items())),
+                    "vocabulary": m.seen.bit_count(),
                 }
                 for group, m in self.select()
             ],
@@ -175,8 +201,13 @@ class Accumulator:
 
     def to_bytes(self) -> bytes:
         """All of it as JSON; equal statistics give equal bytes."""
-        samples = {name: sample.to_json() for name, sample in sorted(self.samples.items())}
-        return json.dumps({**self.extract(), "samples": samples}, separators=(",", ":"), ensure_ascii=False).encode()
+        whole = {
+            **self.extract(),
+            "samples": {name: sample.to_json() for name, sample in sorted(self.samples.items())},
+            "seen": [f"{m.seen:x}" for _, m in self.select()],
+            "tokens": [[*key, *_pack_counts(self.tokens[key])] for key in sorted(self.tokens)],
+        }
+        return json.dumps(whole, separators=(",", ":"), ensure_ascii=False).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Accumulator:
@@ -185,12 +216,27 @@ class Accumulator:
         return cls(
             groups={
                 Group(g["split"], g["stage"], g["length"], g["source"]): Measures(
-                    Counter(g["sums"]), g["maxima"], g["histograms"]
+                    Counter(g["sums"]), g["maxima"], g["histograms"], int(seen, 16)
                 )
-                for g in raw["groups"]
+                for g, seen in zip(raw["groups"], raw["seen"], strict=True)
             },
             shards=Counter(raw["shards"]),
             worst={name: (found[0], found[1]) for name, found in raw["worst"].items()},
             problems={kind: tuple((p, what) for p, what in found) for kind, found in raw["problems"].items()},
             samples={name: HashSample.from_json(s) for name, s in raw["samples"].items()},
+            tokens={(split, source): _unpack_counts(*packed) for split, source, *packed in raw["tokens"]},
         )
+
+
+def _pack_counts(counts: Int64) -> tuple[int, str, str]:
+    """(size, ids that occur, their counts), arrays as base64: a shard has few of a vocabulary's ids a source."""
+    ids = np.flatnonzero(counts)
+    packed = (ids.astype("<u4"), counts[ids].astype("<u8"))
+    return len(counts), *(base64.b64encode(array.tobytes()).decode() for array in packed)  # type: ignore[return-value]
+
+
+def _unpack_counts(size: int, ids: str, counts: str) -> Int64:
+    found = np.zeros(size, np.int64)
+    at = np.frombuffer(base64.b64decode(ids), dtype="<u4")
+    found[at] = np.frombuffer(base64.b64decode(counts), dtype="<u8").astype(np.int64)
+    return found

@@ -12,6 +12,7 @@ from schemas.errors import DataError
 from schemas.keys import draw
 from schemas.manifest import Manifest
 from schemas.objectives import ObjectiveParameters, known_objectives, parse_objective
+from transforms.surfaces import Surfaces
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +37,17 @@ class AuditContext:
     cuts: tuple[tuple[int, int, int], ...] = ()
     """(document key, copy, token) of documents that a stage's edge cuts, the token being the first behind it."""
 
+    token_bytes: npt.NDArray[np.uint16] | None = None
+    """uint16 [vocab_size], bytes of each id's text; None where the tokenizer is not known."""
+
     @property
     def kind(self) -> str:
         """The objective's kind."""
         return self.parameters.kind
 
     @classmethod
-    def of(cls, manifest: Manifest) -> AuditContext:
-        """From a manifest.
+    def of(cls, manifest: Manifest, surfaces: Surfaces | None = None) -> AuditContext:
+        """From a manifest, and what the tokenizer's ids look like.
 
         Raises:
           DataError: the manifest names an objective that this version does not know.
@@ -75,6 +79,7 @@ class AuditContext:
             validation_share=float(manifest.job.get("splits", {}).get("validation", 0.0)),
             fingerprint=manifest.fingerprint,
             seed=int(manifest.job.get("seed", 0)),
+            token_bytes=None if surfaces is None else surfaces.byte_lengths(tokenizer.vocab_size),
             cuts=tuple(sorted((int(c.doc_key, 16), c.copy_number, c.token) for c in manifest.cuts)),
         )
 

@@ -12,10 +12,14 @@ import numpy.typing as npt
 from transforms.objectives.base import Law
 from transforms.objectives.poisson_spans import draw_moments, mask_budget
 from transforms.ragged import Ragged, ranges
+from transforms.statistics.hashes import hash_rows
 from transforms.statistics.rows import Int64, Rows
 
 FIXED_POINT = 2**10
 """Expected counts are kept as integers of this fraction, so that they add exactly."""
+
+DRAW_MASKS = 3
+"""Masks from which on two passes are not expected to hide the same spans."""
 
 _TILE_TOKENS = 2**15
 """Target tokens compared at a time: the working set stays in the processor's cache."""
@@ -74,6 +78,7 @@ def measure_infilling(rows: Rows, targets: Ragged, *, ratio: float, mean: float,
         (masks < 1) | (masks > most) | (rows.lengths > targets.lengths)
     )
 
+    rows.drawn = hash_rows(rows), (masks >= DRAW_MASKS) & (text >= 8 * masks)
     is_mask = np.zeros(len(rows.safe_ids), dtype=bool)
     is_mask[mask_at] = True
     figures["kept_text_errors"] = _surplus(rows, is_mask, ids, targets.offsets)

@@ -10,16 +10,25 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from schemas.keys import draw
 from transforms.objectives.base import Law
 from transforms.objectives.masking import MaskingParameters, prediction_law
 from transforms.ragged import Ragged, offsets_of, ranges
-from transforms.statistics.rows import Int64, Rows, row_sums
+from transforms.statistics.powers import row_sums
+from transforms.statistics.rows import Int64, Rows
 
 POSITION_BINS = 20
 """Bins of the masked positions' histogram, equal parts of a row."""
 
+RUN_BINS = 16
+"""Bins of the histogram of runs of masked places; the last has all longer ones."""
+
 RUN_PLACES = 8
 """Masked places of a row from which on its runs are judged."""
+
+DRAW_PLACES, CLUSTERED_DRAW_PLACES = 4, 8
+"""Masked places from which on two passes are not expected to mask the same ones of three times as many and more:
+four of twelve are the same in one of 495."""
 
 FIXED_POINT = 2**32
 """Expected counts are kept as integers of this fraction, so that they add exactly."""
@@ -73,6 +82,7 @@ def measure_masks(rows: Rows, table: pa.Table) -> None:
     masked = np.zeros(len(rows.safe_ids), dtype=bool)
     masked[at] = True
     figures["masked"] = rows.count_at(row)
+    rows.restored = distinct_places(at, label_ids)
     _count_replacements(rows, row, rows.safe_ids[at], label_ids)
     figures["mask_label_errors"] += rows.count_at(row[is_special])
 
@@ -90,10 +100,21 @@ def measure_masks(rows: Rows, table: pa.Table) -> None:
     if parameters.selection == "bernoulli":
         breaks = predicted > candidates
     figures["mask_count_errors"] = breaks.astype(np.int64)
-    if parameters.whole_word or parameters.selection in ("ngram", "span"):
-        figures["mask_run_squares"] = _run_squares(rows, row, place)
+    clustered = parameters.whole_word or parameters.selection in ("ngram", "span")
+    figures["mask_run_squares"] = _run_squares(rows, row, place)
+    places = row_sums(draw(0, "audit.place", place), offsets_of(figures["masked"]))
+    least = CLUSTERED_DRAW_PLACES if clustered else DRAW_PLACES
+    rows.drawn = places, (predicted >= least) & (candidates >= 3 * predicted)
     _count_positions(rows, row, place, special_row, special_place, candidates)
     _count_neighbours(rows, row, place, rows.offsets[special_row] + special_place, candidates)
+
+
+def distinct_places(at: Int64, ids: npt.NDArray[np.int32]) -> tuple[Int64, npt.NDArray[np.int32]]:
+    """Ascending places and their ids; of a place that is named twice, which is counted as an error, the first."""
+    if (at[1:] > at[:-1]).all():
+        return at, ids
+    places, first = np.unique(at, return_index=True)
+    return places, ids[first]
 
 
 def _count_replacements(rows: Rows, row: Int64, shown: npt.NDArray[np.int32], label: npt.NDArray[np.int32]) -> None:
@@ -137,11 +158,15 @@ def _count_frame(rows: Rows, at: Int64, label: npt.NDArray[np.int32], bare: npt.
 
 
 def _run_squares(rows: Rows, row: Int64, place: Int64) -> Int64:
-    """[rows], Σ run² over runs of adjacent masked places: how far whole words cluster the draws."""
+    """[rows], Σ run² over runs of adjacent masked places, which are also counted by length.
+
+    It tells how far whole words, or damage that is for `mask_runs` to judge, cluster the draws.
+    """
     if len(row) == 0:
         return np.zeros(len(rows), np.int64)
     starts = np.flatnonzero(np.r_[True, (row[1:] != row[:-1]) | (place[1:] != place[:-1] + 1)])
     run = np.diff(np.append(starts, len(row)))
+    rows.add_histogram("mask_run", row[starts], np.minimum(run, RUN_BINS) - 1, RUN_BINS)
     return np.bincount(row[starts], weights=run * run, minlength=len(rows)).astype(np.int64)
 
 
@@ -151,12 +176,13 @@ def _count_neighbours(rows: Rows, row: Int64, place: Int64, special_at: Int64, c
     Of c candidates with a pairs of neighbours among them, m masked ones have a · m (m − 1) / (c (c − 1)) such pairs
     on average. Counted in rows of `RUN_PLACES` masked places and more, since few leave no room for runs.
     """
-    is_candidate = np.ones(len(rows.safe_ids), dtype=bool)
-    is_candidate[special_at] = False
-    is_pair = np.zeros(len(is_candidate), dtype=np.int64)
-    is_pair[1:] = is_candidate[1:] & is_candidate[:-1]
-    is_pair[rows.offsets[:-1][rows.lengths > 0]] = 0  # a row's first place has none before it
-    pairs = row_sums(is_pair, rows.offsets)
+    special_at = np.unique(special_at)
+    special_row = rows.row_of(special_at)
+    # Each of n − 1 neighbouring pairs of a row has two candidates unless a special token is in it.
+    begins, ends = special_at == rows.offsets[special_row], special_at == rows.offsets[special_row + 1] - 1
+    beside = (np.diff(special_at) == 1) & (special_row[1:] == special_row[:-1])
+    spoiled = rows.count_at(special_row[~begins]) + rows.count_at(special_row[~ends])
+    pairs = np.maximum(rows.lengths - 1, 0) - spoiled + rows.count_at(special_row[1:][beside])
     follows = np.flatnonzero((row[1:] == row[:-1]) & (place[1:] == place[:-1] + 1)) + 1
     masked = rows.per_row["masked"]
     judged = (masked >= RUN_PLACES) & (masked <= candidates)

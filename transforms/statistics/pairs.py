@@ -77,7 +77,7 @@ def measure_pairs(
     chunk = chunk_names(rows.context.seed, key[first, each], begin[first, each], rows.copy)
     coin = chunk_coins(rows.context.seed, chunk, coin_prob)
     short = tokens[first, each] < (room // 2 if task == "sop" else (room + 1) // 2)
-    told = good & (short | (tokens.sum(axis=0) < room))
+    told = good & right & (short | (tokens.sum(axis=0) < room))  # a wrong label is counted already
     if task == "sop":
         figures["pair_coin_errors"] = (told & (label == coin)).astype(np.int64)
         return

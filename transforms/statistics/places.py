@@ -11,6 +11,9 @@ from transforms.ragged import Int64
 from transforms.statistics.masks import FIXED_POINT
 from transforms.statistics.rows import Rows
 
+PLACE_FLOOR = 0.02
+"""Smallest total variation distance of places from their law that fails."""
+
 PLACE_BINS = 20
 """Bins of a histogram of places, equal parts of what a place may be."""
 

@@ -1,4 +1,4 @@
-"""Figures of one row group that hold for every objective: counts, ids, lengths, provenance, hashes.
+"""Figures of one row group that hold for every objective: counts, ids, lengths, provenance.
 
 All work is on flat arrays with offsets; nothing loops over rows or tokens. What a figure should be is not
 decided here.
@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from schemas.keys import draw, validation_mask
-from transforms.ragged import Ragged
+from schemas.keys import validation_mask
+from transforms.ragged import Ragged, sequences_at
 from transforms.statistics.accumulator import LENGTH_BINS, Accumulator, Group, Measures
 from transforms.statistics.context import AuditContext
+from transforms.statistics.powers import polynomials, row_sums
 
 Int64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
 
-_BASE = 0x9E3779B97F4A7C15
-"""Base of the row hash's polynomial; odd, hence invertible modulo 2**64."""
+COPY_BINS = 32
+"""Passes over a source that are told apart; the last bin has all further ones."""
 
 
 @dataclass
@@ -54,6 +56,10 @@ class Rows:
     """[rows] each, to be maximised by source."""
     histograms: dict[str, list[list[int]]] = field(default_factory=dict)
     """By source and bin."""
+    restored: tuple[Int64, npt.NDArray[np.int32]] | None = None
+    """Places in the flat ids, ascending, and what stood there before they were masked, where the objective tells."""
+    drawn: tuple[U64, npt.NDArray[np.bool_]] | None = None
+    """A hash of what was drawn anew for each row, and of which rows two passes would hardly draw the same; [rows]."""
 
     @classmethod
     def of(cls, table: pa.Table, context: AuditContext) -> Rows:
@@ -75,7 +81,7 @@ class Rows:
             code=np.asarray(source.indices).astype(np.int64),
             sources=[str(name) for name in source.dictionary.to_pylist()],
             special_at=special_at,
-            special_row=np.searchsorted(ids.offsets, special_at, side="right") - 1,
+            special_row=sequences_at(ids.offsets, special_at),
             doc_keys=Ragged.from_arrow(table["doc_keys"]),
             doc_offsets=Ragged.from_arrow(table["doc_offsets"]),
             doc_lengths=Ragged.from_arrow(table["doc_lengths"]),
@@ -100,9 +106,14 @@ class Rows:
         """[rows], corpus tokens by the provenance."""
         return row_sums(self.piece_tokens, self.doc_lengths.offsets)
 
+    @functools.cached_property
+    def polynomials(self) -> U64:
+        """uint64 [rows], `transforms.statistics.powers.polynomials` of the ids."""
+        return polynomials(self.context.token_hashes[self.safe_ids], self.offsets)
+
     def row_of(self, at: Int64) -> Int64:
-        """The rows of these indices into the flat ids."""
-        return np.searchsorted(self.offsets, at, side="right") - 1
+        """The rows of these indices into the flat ids, which ascend."""
+        return sequences_at(self.offsets, at)
 
     def count_at(self, rows: Int64) -> Int64:
         """[rows], how often each row occurs among these row indices."""
@@ -112,6 +123,30 @@ class Rows:
         """Count items by the source of their row and their bin."""
         flat = np.bincount(self.code[rows] * size + bins, minlength=len(self.sources) * size)
         self.histograms[name] = flat.reshape(len(self.sources), size).tolist()
+
+    def add_law(self, name: str, row: Int64, which: Int64, expected: Int64) -> None:
+        """Add the histogram `name_expected`, the sum of what the law of each item expects, by the source of its row.
+
+        Args:
+          name: of the histogram beside it.
+          row: of each item, int64 [items].
+          which: law of each item, int64 [items].
+          expected: of each law, in units of a fixed point, int64 [laws, bins].
+        """
+        size = len(expected)
+        items = np.bincount(self.code[row] * size + which, minlength=len(self.sources) * size)
+        self.histograms[f"{name}_expected"] = (items.reshape(len(self.sources), size) @ expected).tolist()
+
+    def count_tokens(self) -> Iterator[tuple[str, Int64]]:
+        """Sources that have rows, each with how often its rows have each id, int64 [vocab_size]."""
+        size, present = self.context.vocab_size, np.unique(self.code)
+        ids, ends = self.safe_ids, np.array([len(self.safe_ids)])
+        if len(present) > 1:
+            order = np.argsort(self.code, kind="stable")
+            ids = Ragged(self.safe_ids, self.offsets).take(order).flat.astype(np.int32, copy=False)
+            ends = np.cumsum(self.lengths[order])[np.searchsorted(self.code[order], present, side="right") - 1]
+        for index, begin, end in zip(present.tolist(), [0, *ends[:-1].tolist()], ends.tolist(), strict=True):
+            yield self.sources[index], np.bincount(ids[begin:end], minlength=size)
 
     def collect(self, accumulator: Accumulator, split: str, stage: int, length: int) -> None:
         """Add all figures to the accumulator, by source."""
@@ -132,13 +167,8 @@ class Rows:
                 {name: bins[index] for name, bins in self.histograms.items()},
             )
             accumulator.add(Group(split, stage, length, self.sources[index]), measures)
-
-
-def row_sums(values: Int64 | U64, offsets: Int64) -> npt.NDArray[np.int64]:
-    """Sums of the rows of a ragged array; empty rows give 0, unsigned sums wrap around."""
-    running = np.zeros(len(values) + 1, dtype=values.dtype)
-    np.cumsum(values, out=running[1:])
-    return running[offsets[1:]] - running[offsets[:-1]]
+        for source, counts in self.count_tokens():
+            accumulator.add_tokens(split, source, counts)
 
 
 def measure_common(rows: Rows, column_length: Int64, split: str, stage: int, length: int) -> None:
@@ -181,6 +211,18 @@ def measure_common(rows: Rows, column_length: Int64, split: str, stage: int, len
     )
     figures["provenance_ragged"] = (~same_pieces | (rows.doc_keys.lengths == 0)).astype(np.int64)
 
+    begun = keys[rows.doc_keys.offsets[:-1][rows.doc_keys.lengths > 0]]
+    other = keys != np.repeat(begun, rows.doc_keys.lengths[rows.doc_keys.lengths > 0])
+    figures["concatenated_rows"] = (rows.count_at(piece_row[other]) > 0).astype(np.int64)
+    offset_row = np.repeat(np.arange(len(rows)), rows.doc_offsets.lengths)
+    figures["cut_pieces"] = rows.count_at(offset_row[rows.doc_offsets.flat.astype(np.int64) > 0])
+    rows.add_histogram("copy", np.arange(len(rows)), np.clip(rows.copy, 0, COPY_BINS - 1), COPY_BINS)
+    roles = sorted(context.special_ids)
+    role_of = np.full(context.vocab_size, len(roles))
+    for index, role in enumerate(roles):
+        role_of[context.special_ids[role]] = index
+    rows.add_histogram("special", rows.special_row, role_of[special_ids], len(roles) + 1)
+
     rows.maxima["longest_row"] = n
     rows.maxima["copy"] = rows.copy
     if same_pieces.all():
@@ -190,43 +232,3 @@ def measure_common(rows: Rows, column_length: Int64, split: str, stage: int, len
         rows.maxima["longest_document"] = longest
     bins = np.clip((n * LENGTH_BINS - 1) // length, 0, LENGTH_BINS - 1)
     rows.add_histogram("length", np.arange(len(rows)), bins, LENGTH_BINS)
-
-
-def hash_rows(rows: Rows) -> U64:
-    """uint64 [rows], equal for equal `input_ids`.
-
-    Σ h(id) · B^position modulo 2**64 with 64 random bits h for each id, then mixed with the length: one product a
-    token, no table by position. A row's own power of B is divided out, so its place in the row group is nothing.
-    """
-    values = rows.context.token_hashes[rows.safe_ids]
-    values *= _powers(_BASE, len(values))
-    inverse = _powers(pow(_BASE, -1, 2**64), len(values) + 1)
-    sums = row_sums(values, rows.offsets) * inverse[rows.offsets[:-1]]
-    return draw(0, "audit.row", sums, rows.lengths)
-
-
-def collect_hashes(rows: Rows, accumulator: Accumulator, split: str, stage: int) -> None:
-    """Add the rows' hashes, their hashes with provenance, and their documents' keys to the samples."""
-    # Every stage has its own validation rows of the same documents, so there a repeat counts within a stage only.
-    scope = stage if split == "validation" else 0
-    row_hashes = draw(0, "audit.scope", hash_rows(rows), scope)
-    accumulator.add_hashes(f"rows/{split}", row_hashes)
-    accumulator.add_hashes(f"documents/{split}", draw(0, "audit.document", rows.doc_keys.flat))
-    has_piece = (rows.doc_keys.lengths > 0) & (rows.doc_offsets.lengths > 0)
-    key = rows.doc_keys.flat[rows.doc_keys.offsets[:-1][has_piece]]
-    offset = rows.doc_offsets.flat[rows.doc_offsets.offsets[:-1][has_piece]]
-    occurrences = draw(0, "audit.occurrence", row_hashes[has_piece], key, offset, rows.copy[has_piece])
-    accumulator.add_hashes(f"occurrences/{split}", occurrences)
-
-
-_POWERS: dict[int, U64] = {}
-
-
-def _powers(base: int, size: int) -> U64:
-    """base**0, base**1, … modulo 2**64; the longest table so far is kept."""
-    known = _POWERS.get(base)
-    if known is None or len(known) < size:
-        factors = np.full(max(size, 2**18), base, dtype=np.uint64)
-        factors[0] = 1
-        known = _POWERS[base] = np.multiply.accumulate(factors)
-    return known[:size]

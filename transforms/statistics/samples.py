@@ -95,6 +95,10 @@ class HashSample:
         """Distinct hashes that both samples hold, below the lower of their thresholds."""
         return len(np.intersect1d(self.hashes, other.hashes, assume_unique=True))
 
+    def distinct_below(self, level: int) -> int:
+        """Distinct hashes below the threshold of this level."""
+        return int(np.searchsorted(self.hashes, np.uint64(2 ** (64 - level)))) if level else len(self.hashes)
+
     def extract(self) -> dict[str, int]:
         """What the sample says, without its hashes."""
         return {"items": self.items, "distinct": len(self.hashes), "repeated": self.repeated, "level": self.level}

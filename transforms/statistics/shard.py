@@ -5,7 +5,8 @@ A file that cannot be read is counted and named, not raised: the audit's answer 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,20 @@ from transforms.objectives.masking import MaskingParameters
 from transforms.objectives.registry import known_objective, schema_of
 from transforms.statistics.accumulator import Accumulator, Group
 from transforms.statistics.context import AuditContext
-from transforms.statistics.rows import Rows, collect_hashes, measure_common
+from transforms.statistics.hashes import collect_hashes
+from transforms.statistics.mask_law import REPLACEMENT_FLOOR, clustering, expected_shares, position_floor
+from transforms.statistics.masks import FIXED_POINT
+from transforms.statistics.places import PLACE_FLOOR
+from transforms.statistics.rows import Rows, measure_common
+from transforms.statistics.sentinels import SHARED_SPANS
+from transforms.statistics.significance import places_test, proportion_surprise
 
 INDEX_FIGURES = ("rows", "tokens", "corpus_tokens")
 """Figures that the index of shards states for each shard."""
+
+
+MOST_SURPRISE = 1e6
+"""Put down for what is impossible, since JSON has no infinity."""
 
 
 def shard_statistics(dataset: Location, shard: Mapping[str, Any], context: AuditContext) -> Accumulator:
@@ -65,13 +76,11 @@ def _unread(kind: str, path: str, what: str) -> Accumulator:
 def _read(file: pq.ParquetFile, shard: Mapping[str, Any], context: AuditContext, found: Accumulator) -> None:
     path, split = str(shard["path"]), str(shard["split"])
     stage, length = int(shard["stage"]), int(shard["length"])
-    expected, objective = schema_of(context.kind), known_objective(context.kind)
+    expected = schema_of(context.kind)
     schema = file.schema_arrow
     lacking = [f.name for f in expected if schema.get_field_index(f.name) < 0 or schema.field(f.name).type != f.type]
     if lacking:
-        found.add_problem("unreadable", path, f"columns missing or of another type: {', '.join(lacking)}")
-        found.add_worst("unreadable", 1, path)
-        return
+        raise pa.ArrowInvalid(f"columns missing or of another type: {', '.join(lacking)}")
     fingerprint = read_fingerprint(file.metadata)
     if fingerprint != context.fingerprint:
         found.add_problem("other_fingerprint", path, f"the fingerprint is {fingerprint}, not {context.fingerprint}")
@@ -79,17 +88,48 @@ def _read(file: pq.ParquetFile, shard: Mapping[str, Any], context: AuditContext,
     if difference := row_group_difference(file.metadata, int(shard["row_group_rows"])):
         found.add_problem("differs_from_index", path, difference)
         found.add_worst("differs_from_index", 1, path)
+    for _, rows in measured_row_groups(file, shard, context):
+        rows.collect(found, split, stage, length)
+        collect_hashes(rows, found, split, stage)
+    count_text(found, context)
+
+
+def measured_row_groups(
+    file: pq.ParquetFile, shard: Mapping[str, Any], context: AuditContext
+) -> Iterator[tuple[int, Rows]]:
+    """(first row, rows with their figures) of each row group of a shard that is not empty.
+
+    Raises:
+      ArrowInvalid: a column has nulls.
+    """
+    expected = schema_of(context.kind)
+    first = 0
     for index in range(file.num_row_groups):
         table = file.read_row_group(index, columns=expected.names, use_threads=False)
         if table.num_rows == 0:
             continue
         if nulls := [name for name in expected.names if table[name].null_count]:
             raise pa.ArrowInvalid(f"row group {index} has nulls in {', '.join(nulls)}")
-        rows = Rows.of(table, context)
-        measure_common(rows, np.asarray(table["length"].combine_chunks()).astype(np.int64), split, stage, length)
-        objective.measure(rows, table)
-        rows.collect(found, split, stage, length)
-        collect_hashes(rows, found, split, stage)
+        yield first, measure_table(table, context, str(shard["split"]), int(shard["stage"]), int(shard["length"]))
+        first += table.num_rows
+
+
+def measure_table(table: pa.Table, context: AuditContext, split: str, stage: int, length: int) -> Rows:
+    """The rows of a table with the columns of a shard, and the figures of each."""
+    rows = Rows.of(table, context)
+    measure_common(rows, np.asarray(table["length"].combine_chunks()).astype(np.int64), split, stage, length)
+    known_objective(context.kind).measure(rows, table)
+    return rows
+
+
+def count_text(found: Accumulator, context: AuditContext) -> None:
+    """What follows from how often each id occurs in a shard, whose groups differ in nothing but their source."""
+    for group, measures in found.select():
+        counts = np.where(context.is_special, 0, found.tokens[(group.split, group.source)])
+        measures.sums["text_tokens"] = int(counts.sum())
+        if context.token_bytes is not None:
+            measures.sums["text_bytes"] = int(counts @ context.token_bytes.astype(np.int64))
+        measures.seen = int.from_bytes(np.packbits(counts > 0, bitorder="little").tobytes(), "little")
 
 
 def row_group_difference(metadata: pq.FileMetaData, stated: int) -> str:
@@ -124,16 +164,28 @@ def _source(group: Group) -> str:
 
 
 def _rank_shares(found: Accumulator, context: AuditContext, length: int, path: str) -> None:
-    """Remember the shards whose padding, or whose replacements in standard deviations, stand out."""
+    """Remember the shards whose padding, places or replacements stand out."""
     places = found.total("rows") * length
     if places:
         found.add_worst("padding_share", 1 - found.total("tokens") / places, path)
+    parameters = context.parameters
+    spread = clustering(found) if isinstance(parameters, MaskingParameters) else SHARED_SPANS
+    for name in {h for m in found.groups.values() for h in m.histograms if f"{h}_expected" in m.histograms}:
+        expected = [x / FIXED_POINT for x in found.histogram(f"{name}_expected")]
+        floor = position_floor(parameters) if isinstance(parameters, MaskingParameters) else PLACE_FLOOR
+        test = places_test(found.histogram(name), expected, spread)
+        if test.distance > floor:
+            found.add_worst(f"{name}_surprise", -math.log(max(test.tail, 5e-324)), path)
+    if isinstance(parameters, MaskingParameters):
+        _rank_replacements(found, parameters, context.text_ids, path)
+
+
+def _rank_replacements(found: Accumulator, parameters: MaskingParameters, text_ids: int, path: str) -> None:
+    """Put down how surprising a shard's shares of masks, random and unchanged tokens are, where that matters."""
     masked = found.total("masked")
-    if masked and isinstance(context.parameters, MaskingParameters):
-        for figure, share in (
-            ("shown_mask", context.parameters.mask_replace_prob),
-            ("shown_random", context.parameters.random_replace_prob),
-        ):
-            deviation = abs(found.total(figure) - share * masked)
-            spread = (share * (1 - share) * masked) ** 0.5
-            found.add_worst("replacement_deviation", deviation / max(spread, 1.0), path)
+    spread = clustering(found) if parameters.selection == "span" else 1.0
+    for name, law in expected_shares(parameters, text_ids).items():
+        hits = found.total(f"shown_{name}")
+        if masked and (law in (0.0, 1.0) or abs(hits / masked - law) > REPLACEMENT_FLOOR):
+            surprise = proportion_surprise(round(hits / spread), round(masked / spread), law)
+            found.add_worst("replacement_surprise", min(surprise, MOST_SURPRISE), path)

@@ -7,6 +7,8 @@ single proportion, which holds at every sample size, small ones included.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 _EPSILON = 1e-15
 _MOST_TERMS = 100_000
@@ -81,17 +83,66 @@ def proportion_tail(successes: int, trials: int, probability: float) -> float:
     >>> proportion_tail(80, 100, 0.8)
     1.0
     """
+    return min(1.0, 2 * math.exp(-proportion_surprise(successes, trials, probability)))
+
+
+def proportion_surprise(successes: int, trials: int, probability: float) -> float:
+    """n·KL(observed ‖ expected) in nats, infinite where it is impossible; −log of half of `proportion_tail`."""
     if trials == 0:
-        return 1.0
+        return 0.0
     if probability <= 0 or probability >= 1:
-        return 1.0 if successes == round(probability) * trials else 0.0
+        return 0.0 if successes == round(probability) * trials else math.inf
     observed = successes / trials
     divergence = 0.0
     if observed > 0:
         divergence += observed * math.log(observed / probability)
     if observed < 1:
         divergence += (1 - observed) * math.log((1 - observed) / (1 - probability))
-    return min(1.0, 2 * math.exp(-trials * divergence))
+    return trials * divergence
+
+
+LEAST_EXPECTED = 50
+"""Neighbouring cells are joined until each expects this many, so that chi-square's far tail can be trusted."""
+
+
+class PlacesTest(NamedTuple):
+    """Pearson's chi-square of counts against what is expected of them."""
+
+    statistic: float
+    degrees: int
+    tail: float
+    distance: float
+    """Total variation distance, in [0, 1]."""
+
+
+def places_test(observed: Sequence[int], expected: Sequence[float], spread: float = 1.0) -> PlacesTest:
+    """The test of a histogram beside which stands the one its law expects.
+
+    Args:
+      observed: counts.
+      expected: of each cell.
+      spread: how many counts share a draw on average, by which the statistic is larger.
+    """
+    n = sum(observed)
+    cells = _join_cells(observed, expected)
+    statistic, degrees = sum((o - x) ** 2 / x for o, x in cells) / spread, max(len(cells) - 1, 0)
+    tail = chi_square_tail(statistic, degrees) if degrees > 0 else 1.0
+    distance = sum(abs(o - x) for o, x in zip(observed, expected, strict=True)) / 2 / n if n else 0.0
+    return PlacesTest(statistic, degrees, tail, distance)
+
+
+def _join_cells(observed: Sequence[int], expected: Sequence[float]) -> list[tuple[int, float]]:
+    """(observed, expected) of neighbouring bins joined until each expects enough; a small rest joins the last."""
+    cells: list[tuple[int, float]] = []
+    count, mean = 0, 0.0
+    for o, x in zip(observed, expected, strict=True):
+        count, mean = count + o, mean + x
+        if mean >= LEAST_EXPECTED:
+            cells.append((count, mean))
+            count, mean = 0, 0.0
+    if cells and (count or mean):
+        cells[-1] = (cells[-1][0] + count, cells[-1][1] + mean)
+    return cells
 
 
 def detectable_proportion(trials: int, probability: float, tail: float) -> float:

@@ -10,6 +10,9 @@ import json
 import re
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from transforms.vocabulary import load_tokenizer
 
 _BYTE_FALLBACK = re.compile(r"<0x([0-9A-F]{2})>")
@@ -48,9 +51,21 @@ class Surfaces:
         """The token as the vocabulary writes it; its number where it has no name."""
         return self.names.get(token, f"<{token}>")
 
+    def readable(self, token: int) -> str:
+        """A token as text without the space before it, its name where nothing is left."""
+        return self.text([token]).strip() or self.name(token)
+
     def text(self, tokens: list[int]) -> str:
         """These tokens as text; a cut character shows as �."""
         return b"".join(self._bytes(self.name(t)) for t in tokens).decode("utf-8", "replace")
+
+    def byte_lengths(self, size: int) -> npt.NDArray[np.uint16]:
+        """uint16 [size], bytes of each id's text, a WordPiece's space before a word included."""
+        found = np.zeros(size, np.uint16)
+        for token, name in self.names.items():
+            if token < size:
+                found[token] = min(len(self._bytes(name)), 2**16 - 1)
+        return found
 
     def _bytes(self, name: str) -> bytes:
         if self.style == "wordpiece":
