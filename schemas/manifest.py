@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 from schemas.base import Frozen
 from schemas.errors import DataError, RequestError
 from schemas.ledger import Ledger
-from schemas.storage import Location
+from schemas.storage import Location, reading_errors
 from schemas.tables import FORMAT_VERSION, SHARDS
 
 
@@ -182,7 +182,7 @@ def read_shards(dataset: Location) -> pa.Table:
     """
     place = dataset / "shards.parquet"
     try:
-        with place.open_input() as source:
+        with reading_errors(place), place.open_input() as source:
             # ParquetFile, since read_table would first import pyarrow.dataset, a tenth of a second
             table = pq.ParquetFile(source).read().select(SHARDS.names).cast(SHARDS)
     except (FileNotFoundError, pa.ArrowException, KeyError, OSError) as error:
