@@ -20,7 +20,7 @@ from pipelines.engine import Engine
 from pipelines.progress import progress as show_progress
 from pipelines.report.result import AUDIT_VERSION, AuditResult
 from schemas.errors import RequestError
-from schemas.manifest import Manifest, TokenizerRecord, read_manifest, read_shards
+from schemas.manifest import Manifest, TokenizerRecord, manifest_errors, read_manifest, read_shards
 from schemas.storage import Location
 from transforms.gates import Evidence
 from transforms.gates.bounds import figures
@@ -86,7 +86,8 @@ def audit_dataset(
     """
     raw = _manifest_bytes(dataset)
     manifest = read_manifest(dataset)
-    context = AuditContext.of(manifest)
+    with manifest_errors(dataset):
+        context = AuditContext.of(manifest)
     count = read_shards(dataset).num_rows
     mapper = ShardMapper(dataset.uri)
     found = Accumulator.create()

@@ -172,7 +172,7 @@ def _check_beam_options(options: argparse.Namespace, rest: list[str]) -> None:
     if options.beam and all(n.startswith("--") for n in names) and names:
         from pipelines.engine import beam_options
 
-        known = beam_options()
+        known = beam_options(rest)
         names = [n for n in names if n not in known]
         stray = []
     if names or stray:

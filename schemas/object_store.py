@@ -35,13 +35,14 @@ class _Kind:
     remedy: str
 
 
+_NO_BUCKET = _Kind(
+    re.compile(r"NO_SUCH_BUCKET|NoSuchBucket|Bucket '[^']*' not found|bucket does not exist", re.IGNORECASE),
+    RequestError,
+    "There is no such bucket",
+    "Mend the bucket's name, or create the bucket; shardmill never creates one",
+)
 _KINDS = (
-    _Kind(
-        re.compile(r"NO_SUCH_BUCKET|NoSuchBucket|Bucket '[^']*' not found|bucket does not exist", re.IGNORECASE),
-        RequestError,
-        "There is no such bucket",
-        "Mend the bucket's name, or create the bucket; shardmill never creates one",
-    ),
+    _NO_BUCKET,
     _Kind(
         re.compile(
             r"INVALID_ACCESS_KEY|INVALID_CLIENT_TOKEN|SIGNATURE_DOES_NOT_MATCH|EXPIRED_TOKEN|ExpiredToken|InvalidToken"
@@ -158,7 +159,7 @@ def explained(error: OSError, place: str) -> ShardmillError | None:
       place: the URI that was asked for.
     """
     kind = _kind_of(str(error))
-    if kind is None:
+    if kind is None or (isinstance(error, FileNotFoundError) and kind is not _NO_BUCKET):
         return None
     return kind.error(kind.what, where=redact(place), got=redact(str(error)), remedy=kind.remedy)
 

@@ -340,7 +340,7 @@ def _put_output(place: Location, check: Callable[[IO[bytes]], None] | None) -> I
             spool.seek(0)
             check(spool)
         data = mmap.mmap(spool.fileno(), 0, access=mmap.ACCESS_READ) if sink.size_bytes else b""
-        with place.fs.open_output_stream(place.path) as out:
+        with place.fs.open_output_stream(place.path, compression=None) as out:  # else by the suffix
             out.write(data)
     found = place.fs.get_file_info(place.path)
     if found.type != pafs.FileType.File or found.size != sink.size_bytes:
@@ -385,6 +385,8 @@ def place_errors(place: Location) -> Iterator[None]:
                 got=str(error.strerror),
                 remedy="Give another `output` or `tokens` directory, or the right to write there, and run again",
             ) from error
+        if error.errno == errno.ENAMETOOLONG:
+            raise RequestError("A path is too long for this system", where=f"{str(place)[:100]}…") from error
         if isinstance(error, (NotADirectoryError, FileExistsError)):
             raise RequestError(
                 "A file stands where a directory is needed",

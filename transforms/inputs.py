@@ -183,7 +183,7 @@ def open_parquet(uri: str, source: Source) -> pq.ParquetFile:
     """
     try:
         with reading_errors(Location(uri)):
-            parquet = pq.ParquetFile(Location(uri).open_input())
+            parquet = pq.ParquetFile(Location(uri).open_input(), page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             "A Parquet input cannot be opened", where=f"source {source.name!r}, {uri}", got=str(error)

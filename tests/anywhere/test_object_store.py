@@ -143,7 +143,8 @@ def test_an_object_is_checked_before_it_is_put(proxy: Proxy, bucket: str) -> Non
 
 @pytest.mark.parametrize("size", [0, 1, 6 * 2**20, 21 * 2**20])
 def test_objects_of_every_size_come_back(proxy: Proxy, bucket: str, size: int) -> None:
-    place, data = Location.of(f"s3://{bucket}/a b/ü.bin"), random.Random(size).randbytes(size)
+    """Fails too if the suffix makes pyarrow compress once more what is put."""
+    place, data = Location.of(f"s3://{bucket}/a b/ü.jsonl.gz"), random.Random(size).randbytes(size)
     place.write_bytes(data)
     assert place.read_bytes() == data
     assert place.info().size_bytes == size  # type: ignore[union-attr]
