@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.markup import escape
 
+from pipelines.runners import HandedOver
 from schemas.errors import RequestError, ShardmillError, did_you_mean
 from schemas.version import shardmill_version
 
@@ -133,6 +134,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in (sys.argv[1:] if argv is None else argv)
     try:
         return _main(argv, console)
+    except HandedOver as done:
+        console.print(str(done), highlight=False)
+        return 0
     except ShardmillError as error:
         if debug:
             traceback.print_exc()

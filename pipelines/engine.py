@@ -13,10 +13,11 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from pipelines.runners import Runner
+from pipelines.runners import HandedOver, Runner
 from schemas.errors import DataError, RequestError, error_from_wire
 
 Work = Callable[[int], bytes]
@@ -94,6 +95,11 @@ class Engine:
         # Dask leaves elements where they are, so each is one item there.
         return [[item] for item in items] if self.runner.is_dask else descriptors(items)
 
+    def _job_name(self, label: str) -> str:
+        """Each step is a job of its own in a runner's console; two active jobs of Dataflow may not share a name."""
+        given = self._option("job_name")
+        return f"{given}-{label.lower()}" if given else f"shardmill-{label.lower()}-{time.time_ns() // 10**6:x}"
+
     def _option(self, name: str) -> str | None:
         found = None
         for i, arg in enumerate(self.beam_args):
@@ -119,6 +125,8 @@ class Engine:
             bundles = self._bundles(items, costs)
             workers = len(bundles)
             options = [*self.beam_args, f"--runner={self.runner.beam_name}"]  # the last one counts
+            if not self.is_local:
+                options.append(f"--job_name={self._job_name(label)}")
             if self.runner.is_dask and not any(o.startswith(("--dask_npart", "--dask_partition")) for o in options):
                 # By default 128 items share a partition, and no other worker gets any of them.
                 options.append(f"--dask_partition_size={-(-len(items) // _DASK_PARTITIONS)}")
@@ -133,6 +141,10 @@ class Engine:
             try:
                 with _watch_workers() as died:
                     graph.run(label, options, bundles, work, merge, result_uri)
+                if self._option("template_location"):
+                    raise HandedOver(label)
+            except HandedOver:
+                raise
             except KeyboardInterrupt:
                 if died.is_set():
                     raise _worker_died(label) from None

@@ -12,6 +12,16 @@ _DASK = "apache_beam.runners.dask.dask_runner.DaskRunner"
 _LOCAL = {"fnapi", "direct", "switchingdirect", "bundlebaseddirect"}
 
 
+class HandedOver(Exception):  # noqa: N818  nothing has failed
+    """A step's graph was written for a template launcher, which runs it after this process has ended."""
+
+    def __init__(self, label: str) -> None:
+        super().__init__(
+            f"The graph of {label} was handed to the template launcher. When that job is done, launch the same "
+            "command again for the next step, or run it without a template to finish"
+        )
+
+
 @dataclass(frozen=True)
 class Runner:
     """A runner by the name that `--runner` gives; Beam takes names in any case, with or without `Runner`.

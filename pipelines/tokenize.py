@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from pipelines.progress import progress
 from pipelines.run import Run
+from pipelines.runners import HandedOver
 from schemas.counts import format_bytes, format_count
 from schemas.errors import DataError
 from schemas.fingerprint import fingerprint
@@ -103,8 +104,12 @@ def tokenize(run: Run, vocabulary: Vocabulary) -> Sidecars:
         try:
             with progress(run.console, "tokenize", "ranges", len(ranges), lambda: _count_sidecars(folders)):
                 run.engine.run_each("Tokenize", items, [r.cost_bytes for r in todo], work)
-        finally:
+        except HandedOver:
+            raise  # the job that reads the table has yet to begin
+        except BaseException:
             Location(ranges_uri).remove()
+            raise
+        Location(ranges_uri).remove()
         _, unfinished, sidecars = finished_sidecars(run, vocabulary.sha256)
         if unfinished:
             raise DataError(
