@@ -15,8 +15,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
+from pipelines.orphans import no_orphans
 from pipelines.runners import HandedOver, Runner
 from schemas.errors import DataError, RequestError, error_from_wire
 
@@ -139,7 +141,7 @@ class Engine:
             # The tokenizer must not start threads of its own beside one process a core.
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
             try:
-                with _watch_workers() as died:
+                with _watch_workers() as died, no_orphans() if self.is_local and workers > 1 else nullcontext():
                     graph.run(label, options, bundles, work, merge, result_uri)
                 if self._option("template_location"):
                     raise HandedOver(label)

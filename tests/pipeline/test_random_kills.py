@@ -37,25 +37,30 @@ def _is_whole(out: Path, clean: Path, good: dict[str, str]) -> None:
     assert names - set(digests(clean)) <= set(LEFT_BEHIND)
 
 
-def _kill_one(draw: random.Random, process: subprocess.Popen[bytes]) -> str:
-    """Kill a random process of a run, the run itself included; returns what it was."""
-    parent = psutil.Process(process.pid)
+def _family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """A run and all that it started, as long as it lives."""
     try:
-        family = [parent, *parent.children(recursive=True)]
-        victim = draw.choice(family)
-        kind = "launcher" if victim.pid == process.pid else "worker"
+        parent = psutil.Process(process.pid)
+        return [parent, *parent.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _kill_one(draw: random.Random, process: subprocess.Popen[bytes], family: list[psutil.Process]) -> str:
+    """Kill a random process of a run, the run itself included; returns what it was."""
+    victim = draw.choice(family)
+    try:
         os.kill(victim.pid, signal.SIGKILL)
-    except (psutil.NoSuchProcess, ProcessLookupError):
+    except ProcessLookupError:
         return "had ended"
-    return kind
+    return "launcher" if victim.pid == process.pid else "child"
 
 
-def _end(process: subprocess.Popen[bytes]) -> str:
-    """Wait for a run, and for workers that lost their launcher."""
-    family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+def _end(process: subprocess.Popen[bytes], family: list[psutil.Process]) -> str:
+    """Wait for a run; fails if a process of it outlives it."""
     _, errors = process.communicate(timeout=120)
-    psutil.wait_procs(family, timeout=60)
-    assert not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert not [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     text = errors.decode()
     assert "Traceback" not in text
     assert "failed unexpectedly" not in text
@@ -80,8 +85,9 @@ def test_kill_9_of_a_random_process_at_a_random_moment_never_changes_a_byte(
         deadline = time.monotonic() + draw.random() * 7
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
-        killed = _kill_one(draw, process) if process.poll() is None else "had ended"
-        outcomes[f"{killed}: {_end(process)}"] += 1
+        family = _family(process) if process.poll() is None else []
+        killed = _kill_one(draw, process, family) if family else "had ended"
+        outcomes[f"{killed}: {_end(process, family)}"] += 1
         if run % 5 == 4 or run == RUNS - 1:
             shardmill("prepare", job, "--direct_num_workers=2")
             _is_whole(out, corpus.parent / "good", good)
