@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -75,7 +75,7 @@ def staged_pipeline(bucket: Location):  # type: ignore[no-untyped-def]
 
 @pytest.mark.slow
 def test_a_job_of_a_hundred_thousand_blocks_is_small_and_readable(
-    bucket: Location, service: DataflowService, corpus: Path
+    bucket: Location, service: DataflowService, corpus: Path, figures: Callable[[str], None]
 ) -> None:
     """Fails if blocks go into the graph one by one, a step gets a cryptic name, or an option does not arrive."""
     work = MaterializeWork(
@@ -98,7 +98,7 @@ def test_a_job_of_a_hundred_thousand_blocks_is_small_and_readable(
     assert [i["containerImage"] for i in pool["sdkHarnessContainerImages"]] == [IMAGE]
     assert not [p for p in pool["packages"] if p["name"].endswith((".whl", ".tar.gz"))]  # the image has the package
     pipeline, size = staged_pipeline(bucket)
-    print("job", service.job_bytes, "bytes, graph", size, "bytes")
+    figures(f"job of {service.job_bytes[0]:,} bytes, graph of {size:,} bytes")
     assert service.job_bytes[0] + size < 2**20
     names = {t.unique_name for t in pipeline.components.transforms.values()}
     top = {name for name in names if name and not name.startswith("ref_") and "/" not in name}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -139,6 +141,27 @@ def test_an_object_is_checked_before_it_is_put(proxy: Proxy, bucket: str) -> Non
         sink.write(b"data")
     assert seen == [b"data"]
     assert place.info() is None
+
+
+def test_a_full_disk_under_the_spool_is_said_with_its_place(
+    proxy: Proxy, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What goes to an object store is collected locally first; that disk may be the one that is full."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount a file system")
+    try:
+        monkeypatch.setattr(tempfile, "tempdir", str(disk))
+        place = Location.of(f"s3://{bucket}/file")
+        with pytest.raises(RequestError, match="disk is full") as error:
+            place.write_bytes(b"x" * 2**21)
+        assert str(disk) in error.value.paragraph()
+        assert place.info() is None
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 @pytest.mark.parametrize("size", [0, 1, 6 * 2**20, 21 * 2**20])

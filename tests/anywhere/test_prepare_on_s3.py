@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -175,7 +176,13 @@ def test_without_credentials_or_server_a_run_ends_with_one_paragraph(
 
 @pytest.mark.slow
 def test_a_tenth_of_all_requests_failing_changes_no_byte(
-    proxy: Proxy, bucket: str, s3_process: S3Server, corpus: Path, shardmill: Shardmill, good: dict[str, str]
+    proxy: Proxy,
+    bucket: str,
+    s3_process: S3Server,
+    corpus: Path,
+    shardmill: Shardmill,
+    good: dict[str, str],
+    figures: Callable[[str], None],
 ) -> None:
     """Fails if a failure of the network passes for the end of a file, a damaged archive or an absent object."""
     job = remote_job(s3_process, corpus, bucket)
@@ -202,7 +209,7 @@ def test_a_tenth_of_all_requests_failing_changes_no_byte(
     proxy.handle = sometimes  # type: ignore[method-assign]
     shardmill("prepare", job, TWO)
     proxy.handle, proxy.fault = handle, None  # type: ignore[method-assign]
-    print("requests", proxy.requests, "hits", hits)
+    figures(f"{proxy.requests} requests, hit {hits}")
     assert sum(hits.values()) > 50
     check_whole(s3_process, bucket, good)
     shardmill("verify", f"s3://{bucket}/out")
@@ -210,7 +217,13 @@ def test_a_tenth_of_all_requests_failing_changes_no_byte(
 
 @pytest.mark.slow
 def test_kill_9_of_a_run_on_s3_then_a_rerun_gives_the_same_bytes(
-    proxy: Proxy, bucket: str, s3_process: S3Server, corpus: Path, shardmill: Shardmill, good: dict[str, str]
+    proxy: Proxy,
+    bucket: str,
+    s3_process: S3Server,
+    corpus: Path,
+    shardmill: Shardmill,
+    good: dict[str, str],
+    figures: Callable[[str], None],
 ) -> None:
     job = remote_job(s3_process, corpus, bucket)
     draw, killed = random.Random(time.time_ns()), 0
@@ -230,7 +243,7 @@ def test_kill_9_of_a_run_on_s3_then_a_rerun_gives_the_same_bytes(
                 os.kill(victim.pid, signal.SIGKILL)
             killed += 1
         process.wait()
-    print("killed", killed, "of 6")
+    figures(f"killed {killed} of 6")
     assert killed >= 3
     shardmill("prepare", job, TWO)
     check_whole(s3_process, bucket, good)

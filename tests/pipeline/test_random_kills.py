@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 from small_jobs import Shardmill, digests, job_for, shard_digests, write_job
 
-RUNS = int(os.environ.get("SHARDMILL_KILLS", "20"))
+RUNS = int(os.environ.get("SHARDMILL_KILLS", "12"))
 """Runs that are killed; a hundred take about ten minutes on two cores."""
 
 COMMAND = [sys.executable, "-m", "pipelines.cli", "prepare"]
@@ -69,7 +70,7 @@ def _end(process: subprocess.Popen[bytes], family: list[psutil.Process]) -> str:
 
 @pytest.mark.slow
 def test_kill_9_of_a_random_process_at_a_random_moment_never_changes_a_byte(
-    corpus: Path, shardmill: Shardmill, good: dict[str, str]
+    corpus: Path, shardmill: Shardmill, good: dict[str, str], figures: Callable[[str], None]
 ) -> None:
     seed = time.time_ns()
     draw, outcomes = random.Random(seed), Counter[str]()
@@ -91,14 +92,14 @@ def test_kill_9_of_a_random_process_at_a_random_moment_never_changes_a_byte(
         if run % 5 == 4 or run == RUNS - 1:
             shardmill("prepare", job, "--direct_num_workers=2")
             _is_whole(out, corpus.parent / "good", good)
-    print(f"{RUNS} runs, seed {seed}, {time.monotonic() - began:.0f} s:", dict(outcomes))
+    figures(f"{RUNS} runs, seed {seed}, {time.monotonic() - began:.0f} s: {dict(outcomes)}")
     assert sum(n for kind, n in outcomes.items() if not kind.startswith("had ended")) >= RUNS // 2
     shardmill("verify", out)
 
 
 @pytest.mark.slow
 def test_of_two_runs_of_a_job_at_once_one_is_refused_and_the_other_is_right(
-    corpus: Path, good: dict[str, str]
+    corpus: Path, good: dict[str, str], figures: Callable[[str], None]
 ) -> None:
     job = write_job(corpus.parent, job_for(corpus))
     refused = 0
@@ -117,7 +118,7 @@ def test_of_two_runs_of_a_job_at_once_one_is_refused_and_the_other_is_right(
         assert not any("Traceback" in text for text in errors)
         refused += any("Another run is writing" in text for text in errors)
         _is_whole(corpus.parent / "out", corpus.parent / "good", good)
-    print(f"refused {refused} of 3")
+    figures(f"refused {refused} of 3")
     assert refused
 
 
