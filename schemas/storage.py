@@ -12,9 +12,6 @@ import contextlib
 import errno
 import functools
 import glob
-import hashlib
-import io
-import mmap
 import os
 import re
 import socket
@@ -22,13 +19,14 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import IO, Any, TypeVar
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from schemas.errors import DataError, RequestError
+from schemas.errors import RequestError
 from schemas.object_store import explained, file_system, redact
+from schemas.sinks import Check, HashingSink, put_output, rename_output
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -267,36 +265,8 @@ def _glob_regex(pattern: str) -> str:
     return "".join(special.get(p, p if p.startswith("[") and p.endswith("]") else re.escape(p)) for p in parts)
 
 
-class HashingSink(io.RawIOBase):
-    """A write-only file object that counts and hashes what passes through it."""
-
-    def __init__(self, inner: Any) -> None:
-        self._inner, self._sha256, self.size_bytes = inner, hashlib.sha256(), 0
-
-    def writable(self) -> bool:
-        """Always true."""
-        return True
-
-    def write(self, data: Any) -> int:
-        """Write all of `data`."""
-        view = memoryview(data).cast("B")
-        self._inner.write(view)
-        self._sha256.update(view)
-        self.size_bytes += len(view)
-        return len(view)
-
-    def tell(self) -> int:
-        """Bytes written so far."""
-        return self.size_bytes
-
-    @property
-    def sha256(self) -> str:
-        """Hex digest of the bytes written so far."""
-        return self._sha256.hexdigest()
-
-
 @contextlib.contextmanager
-def atomic_output(place: Location, check: Callable[[IO[bytes]], None] | None = None) -> Iterator[HashingSink]:
+def atomic_output(place: Location, check: Check | None = None) -> Iterator[HashingSink]:
     """A sink whose file appears under its name only when the block ends without an error.
 
     Args:
@@ -305,52 +275,10 @@ def atomic_output(place: Location, check: Callable[[IO[bytes]], None] | None = N
     """
     with place_errors(place):
         if place.is_local:
-            yield from _rename_output(place, check)
+            temporary = f"{place.parent.uri}/.{place.name}.{_host()}-{os.getpid()}.tmp"
+            yield from rename_output(place.uri, temporary, check)
         else:
-            yield from _put_output(place, check)
-
-
-def _rename_output(place: Location, check: Callable[[IO[bytes]], None] | None) -> Iterator[HashingSink]:
-    temporary = f"{place.parent.uri}/.{place.name}.{_host()}-{os.getpid()}.tmp"
-    os.makedirs(place.parent.uri, exist_ok=True)
-    try:
-        with open(temporary, "wb") as inner:
-            yield HashingSink(inner)
-            inner.flush()
-            os.fsync(inner.fileno())
-        if check is not None:
-            with open(temporary, "rb") as written:
-                check(written)
-        os.replace(temporary, place.uri)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
-def _put_output(place: Location, check: Callable[[IO[bytes]], None] | None) -> Iterator[HashingSink]:
-    # A stream of pyarrow cannot be given up: closing it, also by an error, would put what came so far. So the object
-    # goes out in one call that holds all of it.
-    with tempfile.TemporaryFile(prefix=".shardmill-") as spool:
-        with place_errors(Location(tempfile.gettempdir())):
-            sink = HashingSink(spool)
-            yield sink
-            spool.flush()
-        if check is not None:
-            spool.seek(0)
-            check(spool)
-        data = mmap.mmap(spool.fileno(), 0, access=mmap.ACCESS_READ) if sink.size_bytes else b""
-        with place.fs.open_output_stream(place.path, compression=None) as out:  # else by the suffix
-            out.write(data)
-    found = place.fs.get_file_info(place.path)
-    if found.type != pafs.FileType.File or found.size != sink.size_bytes:
-        raise DataError(
-            "An object was not stored whole",
-            where=str(place),
-            expected=f"{sink.size_bytes} bytes",
-            got=f"{found.size} bytes" if found.type == pafs.FileType.File else "nothing",
-            remedy="Run the same command again",
-        )
+            yield from put_output(place.fs, place.path, place_errors(Location(tempfile.gettempdir())), check)
 
 
 @contextlib.contextmanager

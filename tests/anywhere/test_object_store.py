@@ -38,7 +38,11 @@ TRANSIENT = {
 }
 
 
-@pytest.mark.parametrize("name", TRANSIENT)
+QUICK = ("connection reset", "answer cut off")
+"""One of each, for the default tests; each waits for its back-off."""
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in TRANSIENT])
 def test_a_passing_failure_is_tried_again(proxy: Proxy, bucket: str, name: str) -> None:
     """Fails if a short outage of the store ends a run, or gives other bytes."""
     data = random.Random(1).randbytes(200_000)
@@ -232,6 +236,7 @@ def test_a_second_run_on_an_object_store_is_refused_while_the_first_lives(proxy:
     assert not (place / ".lock").info()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_lease")
 def test_of_runs_that_begin_at_once_one_goes_on(proxy: Proxy, bucket: str) -> None:
     place, outcomes = Location.of(f"s3://{bucket}/out"), []

@@ -209,7 +209,10 @@ print(len(found), [r.reason for r in rejects], (after - before) // 1024)
 """
 
 
-@pytest.mark.parametrize("compression", ["gzip", "zstd", "bz2"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("compression", ["zstd", pytest.param("gzip", marks=SLOW), pytest.param("bz2", marks=SLOW)])
 def test_a_bomb_is_one_reject_in_little_memory(tmp_path: Path, compression: str) -> None:
     """A line of 256 MiB from a few kB; fails if it is ever held in memory, or costs the record after it."""
     path = tmp_path / "bomb"

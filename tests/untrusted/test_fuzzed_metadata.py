@@ -150,8 +150,8 @@ def fuzz_dataset(folder: Path, capture: pytest.CaptureFixture[str], rounds: int,
 
 
 def test_a_fuzzed_dataset_is_answered_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    outcomes = fuzz_dataset(tmp_path, capsys, rounds=25, seed=1)
-    assert outcomes["verify 1"] > 5
+    outcomes = fuzz_dataset(tmp_path, capsys, rounds=12, seed=1)
+    assert outcomes["verify 1"] > 3
 
 
 @pytest.mark.slow
