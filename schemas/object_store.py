@@ -17,7 +17,7 @@ import pyarrow.fs as pafs
 from schemas.errors import DataError, RequestError, ShardmillError
 
 ATTEMPTS = 10
-"""Tries of one request, with exponential back-off between them: about half a minute in all."""
+"""Tries of one request, with exponential back-off between them: about a minute in all."""
 CONNECT_SECONDS = 10.0
 REQUEST_SECONDS = 60.0
 """A request that moves no byte for so long is tried again."""
