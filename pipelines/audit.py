@@ -18,7 +18,7 @@ from pipelines.engine import Engine
 from pipelines.report.result import AUDIT_VERSION, AuditResult
 from pipelines.show.gate import REPEATS
 from schemas.errors import RequestError, did_you_mean
-from schemas.manifest import Manifest, TokenizerRecord, read_manifest, read_shards
+from schemas.manifest import Manifest, TokenizerRecord, manifest_errors, read_manifest, read_shards
 from schemas.storage import Location
 from transforms.gates import Evidence, Gate
 from transforms.gates.bounds import figures
@@ -99,7 +99,8 @@ def audit_dataset(
     """
     raw = _manifest_bytes(dataset)
     manifest = read_manifest(dataset)
-    context = context_of(dataset)
+    with manifest_errors(dataset):
+        context = context_of(dataset)
     index = read_shards(dataset)
     count = index.num_rows
     mapper = ShardMapper(dataset.uri)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.markup import escape
 
+from pipelines.runners import HandedOver
 from schemas.errors import RequestError, ShardmillError, did_you_mean
 from schemas.version import shardmill_version
 
@@ -136,6 +137,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in (sys.argv[1:] if argv is None else argv)
     try:
         return _main(argv, console)
+    except HandedOver as done:
+        console.print(str(done), highlight=False)
+        return 0
     except ShardmillError as error:
         if debug:
             traceback.print_exc()
@@ -175,7 +179,7 @@ def _check_beam_options(options: argparse.Namespace, rest: list[str]) -> None:
     if options.beam and all(n.startswith("--") for n in names) and names:
         from pipelines.engine import beam_options
 
-        known = beam_options()
+        known = beam_options(rest)
         names = [n for n in names if n not in known]
         stray = []
     if names or stray:

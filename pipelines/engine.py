@@ -6,7 +6,6 @@ payload crosses a stage edge. Functions write their own files and are idempotent
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import logging
 import os
@@ -15,17 +14,22 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
+from pipelines.orphans import no_orphans
+from pipelines.runners import HandedOver, Runner
 from schemas.errors import DataError, RequestError, error_from_wire
 
 Work = Callable[[int], bytes]
 Merge = Callable[..., bytes]
 """Any number of results, at least one, into one; associative and commutative."""
 
-_LOCAL = {"FnApiRunner", "DirectRunner"}
 _ITEMS_A_DESCRIPTOR = 1000
+_DASK_PARTITIONS = 10_000
+"""At most so many tasks: Dask's scheduler takes about a millisecond for each."""
 _GRACE_SECONDS = 10.0
 
 
@@ -43,17 +47,17 @@ class Engine:
     """Show the runner's log."""
 
     @property
-    def runner(self) -> str:
-        """The runner's name; `FnApiRunner` unless an option says otherwise.
+    def runner(self) -> Runner:
+        """The runner; `FnApiRunner` unless an option says otherwise.
 
         Beam's `DirectRunner` first looks for another runner on the network, so it is not the default.
         """
-        return self._option("runner") or "FnApiRunner"
+        return Runner(self._option("runner") or "FnApiRunner")
 
     @property
     def is_local(self) -> bool:
         """True where the work happens on this machine."""
-        return self.runner.rsplit(".", 1)[-1] in _LOCAL
+        return self.runner.is_local
 
     @property
     def local_workers(self) -> int:
@@ -88,6 +92,18 @@ class Engine:
         """Merge what `work` returns for every item into one value, and write it to `result_uri`."""
         self._run(label, items, costs, work, merge, result_uri)
 
+    def _bundles(self, items: Sequence[int], costs: Sequence[int]) -> list[list[int]]:
+        """The runs of items that the graph holds."""
+        if self.is_local:
+            return balance(items, costs, self.local_workers)
+        # Dask leaves elements where they are, so each is one item there.
+        return [[item] for item in items] if self.runner.is_dask else descriptors(items)
+
+    def _job_name(self, label: str) -> str:
+        """Each step is a job of its own in a runner's console; two active jobs of Dataflow may not share a name."""
+        given = self._option("job_name")
+        return f"{given}-{label.lower()}" if given else f"shardmill-{label.lower()}-{time.time_ns() // 10**6:x}"
+
     def _option(self, name: str) -> str | None:
         found = None
         for i, arg in enumerate(self.beam_args):
@@ -109,9 +125,15 @@ class Engine:
         with _quiet(self.debug):
             from pipelines import graph
 
-            lanes = balance(items, costs, self.local_workers) if self.is_local else None
-            workers = len(lanes) if lanes is not None else 0
-            options = list(self.beam_args) if self._option("runner") else [*self.beam_args, "--runner=FnApiRunner"]
+            self.runner.load()
+            bundles = self._bundles(items, costs)
+            workers = len(bundles)
+            options = [*self.beam_args, f"--runner={self.runner.beam_name}"]  # the last one counts
+            if not self.is_local:
+                options.append(f"--job_name={self._job_name(label)}")
+            if self.runner.is_dask and not any(o.startswith(("--dask_npart", "--dask_partition")) for o in options):
+                # By default 128 items share a partition, and no other worker gets any of them.
+                options.append(f"--dask_partition_size={-(-len(items) // _DASK_PARTITIONS)}")
             if self.is_local:
                 options = [o for o in options if not o.startswith("--direct_num_workers")]
                 options.append(f"--direct_num_workers={workers}")
@@ -121,12 +143,21 @@ class Engine:
             # The tokenizer must not start threads of its own beside one process a core.
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
             # A repeated bundle must do its work again, or its repetition would prove nothing.
-            helps = workers > 1 and merge is None and self._option("direct_runner_bundle_repeat") is None
+            repeats = self._option("direct_runner_bundle_repeat") is not None
+            helps = self.is_local and workers > 1 and merge is None and not repeats
             try:
-                with _watch_workers() as died, tempfile.TemporaryDirectory(prefix="shardmill-taken-") as taken:
-                    if helps and lanes is not None:
-                        work = HelpingWork(work, lanes, taken, os.getpid())
-                    graph.run(label, options, lanes or descriptors(items), work, merge, result_uri)
+                with (
+                    _watch_workers() as died,
+                    no_orphans() if self.is_local and workers > 1 else nullcontext(),
+                    tempfile.TemporaryDirectory(prefix="shardmill-taken-") as taken,
+                ):
+                    if helps:
+                        work = HelpingWork(work, bundles, taken, os.getpid())
+                    graph.run(label, options, bundles, work, merge, result_uri)
+                if self._option("template_location"):
+                    raise HandedOver(label)
+            except HandedOver:
+                raise
             except KeyboardInterrupt:
                 if died.is_set():
                     raise _worker_died(label) from None
@@ -258,13 +289,7 @@ def _quiet(debug: bool) -> Iterator[None]:
         logging.disable(before)
 
 
-def beam_options() -> list[str]:
-    """Every option that some part of Beam knows; imports Beam."""
+def beam_options(beam_args: Sequence[str]) -> list[str]:
+    """Every option that some part of Beam, or the runner these options name, knows; imports Beam."""
     with _quiet(False):
-        from apache_beam.options.pipeline_options import PipelineOptions
-
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
-    for kind in PipelineOptions.__subclasses__():
-        if hasattr(kind, "_add_argparse_args"):
-            kind._add_argparse_args(parser)
-    return sorted(option for action in parser._actions for option in action.option_strings)
+        return Engine(tuple(beam_args)).runner.options()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import apache_beam as beam
+import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from schemas.errors import ShardmillError
@@ -33,7 +35,8 @@ def run(
     with beam.Pipeline(options=PipelineOptions(options)) as pipeline:
         results = (
             pipeline
-            | f"List{label}" >> beam.Create(list(enumerate(map(list, bundles))), reshuffle=False)
+            | f"List{label}"
+            >> beam.Create([(lane, runs_of(items)) for lane, items in enumerate(bundles)], reshuffle=False)
             # The local runner deals groups to its workers in order, so one group is one worker's share.
             | f"Deal{label}" >> (beam.GroupByKey() if is_local else beam.Reshuffle())
             | f"Unpack{label}" >> beam.ParDo(_Unpack(is_local))
@@ -46,18 +49,28 @@ def run(
             merged | f"Write{label}" >> beam.ParDo(_Write(result_uri))
 
 
+def runs_of(items: Sequence[int]) -> list[tuple[int, int]]:
+    """The same items as half-open ranges, in order; a graph of a hundred thousand items stays small.
+
+    >>> runs_of([0, 1, 2, 7, 8])
+    [(0, 3), (7, 9)]
+    """
+    numbers = np.asarray(items, dtype=np.int64)
+    ends = np.append(np.flatnonzero(np.diff(numbers) != 1), len(numbers) - 1) + 1
+    begins = np.append(0, ends[:-1])
+    return [(int(numbers[a]), int(numbers[b - 1]) + 1) for a, b in zip(begins, ends, strict=True)]
+
+
 class _Unpack(beam.DoFn):
-    """(lane, items) → items."""
+    """(lane, runs of items) → items."""
 
     def __init__(self, grouped: bool) -> None:
         self._grouped = grouped
 
-    def process(self, element: tuple[int, Iterable[list[int]] | list[int]]) -> Iterator[int]:
-        if self._grouped:
-            for items in element[1]:
-                yield from items  # type: ignore[misc]
-        else:
-            yield from element[1]  # type: ignore[misc]
+    def process(self, element: tuple[int, Iterable[Any]]) -> Iterator[int]:
+        runs = (run for group in element[1] for run in group) if self._grouped else element[1]
+        for begin, end in runs:
+            yield from range(begin, end)
 
 
 class _Work(beam.DoFn):

@@ -13,7 +13,7 @@ from pipelines.tokenize import Sidecars
 from schemas.counts import format_count
 from schemas.errors import DataError
 from schemas.plan import Plan
-from schemas.storage import Location
+from schemas.storage import Location, for_each_place
 from transforms.materialize import (
     BlockCommit,
     MaterializeOptions,
@@ -45,6 +45,8 @@ class _Block:
     shard: int
     fingerprint: str
     tokens: int
+    commit: str
+    """URI of its commit."""
 
 
 def materialize(run: Run, plan: Plan, sidecars: Sidecars, vocabulary: Vocabulary) -> list[BlockCommit]:
@@ -58,14 +60,18 @@ def materialize(run: Run, plan: Plan, sidecars: Sidecars, vocabulary: Vocabulary
     """
     began = time.monotonic()
     blocks = _blocks(run, plan, sidecars)
-    commits = [finished_block(run.output, b.split, b.stage, b.shard, b.fingerprint) for b in blocks]
+    commits = _commits(run, blocks)
     todo = [b for b, commit in zip(blocks, commits, strict=True) if commit is None]
-    _remove_other_commits(run, blocks)
+    # Commits of blocks that are to be made, so that counting commits counts finished work, and of blocks that are not
+    # in the plan, which an earlier budget or curriculum left.
+    finished_uris = {b.commit for b, commit in zip(blocks, commits, strict=True) if commit is not None}
+    stale = [f.uri for f in (run.output / "_commits").files() if f.uri.endswith(".json")]
+    for_each_place(
+        run.output.is_local, lambda uri: Location(uri).remove(), [u for u in stale if u not in finished_uris]
+    )
     if todo and len(todo) < len(blocks):
         run.say(f"  {len(blocks) - len(todo):,} of {len(blocks):,} blocks are there already")
     if todo:
-        for b in todo:  # so that counting commits counts finished work
-            commit_location(run.output, b.split, b.stage, b.shard).remove()
         options = MaterializeOptions(
             job=run.job,
             store=run.store.uri,
@@ -74,7 +80,7 @@ def materialize(run: Run, plan: Plan, sidecars: Sidecars, vocabulary: Vocabulary
             tokenizer_sha256=vocabulary.sha256,
             lengths=tuple(stage.lengths for stage in plan.stages),
         )
-        names = {commit_location(run.output, b.split, b.stage, b.shard).uri for b in blocks}
+        names = {b.commit for b in blocks}
 
         def done() -> int:
             return sum(f.uri in names for f in (run.output / "_commits").files())
@@ -82,7 +88,7 @@ def materialize(run: Run, plan: Plan, sidecars: Sidecars, vocabulary: Vocabulary
         with progress(run.console, "materialize", "blocks", len(blocks), done):
             items, costs = [b.block for b in todo], [b.tokens for b in todo]
             run.engine.run_each("Materialize", items, costs, MaterializeWork(options))
-        commits = [finished_block(run.output, b.split, b.stage, b.shard, b.fingerprint) for b in blocks]
+        commits = _commits(run, blocks)
     finished = [c for c in commits if c is not None]
     if len(finished) < len(blocks):
         raise DataError(
@@ -100,12 +106,14 @@ def materialize(run: Run, plan: Plan, sidecars: Sidecars, vocabulary: Vocabulary
     return finished
 
 
-def _remove_other_commits(run: Run, blocks: list[_Block]) -> None:
-    """Delete commits of blocks that are not in the plan, which an earlier budget or curriculum left."""
-    names = {commit_location(run.output, b.split, b.stage, b.shard).uri for b in blocks}
-    for file in (run.output / "_commits").files():
-        if file.uri not in names and file.uri.endswith(".json"):
-            Location(file.uri).remove()
+def _commits(run: Run, blocks: list[_Block]) -> list[BlockCommit | None]:
+    """The commit of each block that is done; only those that a listing shows are asked for."""
+    there = {f.uri for f in (run.output / "_commits").files()}
+
+    def read(b: _Block) -> BlockCommit | None:
+        return finished_block(run.output, b.split, b.stage, b.shard, b.fingerprint) if b.commit in there else None
+
+    return for_each_place(run.output.is_local, read, blocks)
 
 
 def _blocks(run: Run, plan: Plan, sidecars: Sidecars) -> list[_Block]:
@@ -126,6 +134,7 @@ def _blocks(run: Run, plan: Plan, sidecars: Sidecars) -> list[_Block]:
                 split=first["split"],
                 stage=first["stage"],
                 shard=first["shard"],
+                commit=commit_location(run.output, first["split"], first["stage"], first["shard"]).uri,
                 fingerprint=block_fingerprint(run.fingerprint, stage, rows, digests[first["split"]]),
                 tokens=int((rows["token_end"].to_numpy() - rows["token_begin"].to_numpy()).sum()),
             )

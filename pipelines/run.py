@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,11 +12,12 @@ from typing import Any
 from rich.console import Console
 
 from pipelines.engine import Engine
+from pipelines.lock import lock
 from schemas.errors import RequestError
 from schemas.fingerprint import dataset_fingerprint, fingerprint, plan_fingerprint
 from schemas.job import Job
 from schemas.jobfile import load_job
-from schemas.storage import Location, place_errors
+from schemas.storage import Location
 from schemas.store import InputRange
 from transforms.inputs import InputFile, cut_ranges, find_inputs
 from transforms.objectives.registry import objective_for
@@ -151,32 +150,13 @@ class Run:
         lengths = sorted({length for stage in stages for length in stage})
         return {**self.job.objective.model_dump(), "resolved": [objective.resolve(length) for length in lengths]}
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the output directory for this process; the system lets go of it if the process dies.
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the output directory for this process; see `pipelines.lock`.
 
         Raises:
           RequestError: another run holds it.
         """
-        if not self.output.is_local:
-            yield
-            return
-        self.output.make_directory()
-        with place_errors(self.output / ".lock"), open((self.output / ".lock").uri, "a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                raise RequestError(
-                    "Another run is writing to this directory",
-                    where=str(self.output),
-                    got=f"held by process {file.read().strip() or 'unknown'}",
-                    remedy="Wait for it to end, or stop it and run again",
-                ) from None
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-            yield
+        return lock(self.output)
 
     def say(self, text: str) -> None:
         """A line for the person at the terminal."""

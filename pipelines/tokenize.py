@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import re
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -14,12 +13,13 @@ from rich.markup import escape
 
 from pipelines.progress import progress
 from pipelines.run import Run
+from pipelines.runners import HandedOver
 from schemas.counts import format_bytes, format_count
 from schemas.errors import DataError
 from schemas.fingerprint import fingerprint
 from schemas.job import Job
 from schemas.ledger import add_counts
-from schemas.storage import Location, atomic_output
+from schemas.storage import Location, atomic_output, for_each_place
 from schemas.store import RANGES, SPLITS, InputRange, PartSidecar, Split, rejects_location, sidecar_location
 from transforms.tokenize import TokenizeOptions, finished_range, tokenize_range
 from transforms.vocabulary import Vocabulary
@@ -71,11 +71,7 @@ def finished_sidecars(run: Run, tokenizer_sha256: str) -> tuple[list[InputRange]
     """All ranges, those that are still to do, and the sidecars of the others."""
     ranges = [r for source in run.ranges.values() for r in source]
     options = {name: options_for(run.job, run.store.uri, tokenizer_sha256, name) for name in run.ranges}
-    if run.store.is_local:  # threads would only wait for each other
-        found = [finished_range(r, options[r.source]) for r in ranges]
-    else:  # many small reads, mostly waiting
-        with ThreadPoolExecutor(16) as pool:
-            found = list(pool.map(lambda r: finished_range(r, options[r.source]), ranges))
+    found = for_each_place(run.store.is_local, lambda r: finished_range(r, options[r.source]), ranges)
     sidecars: Sidecars = {name: {split: [] for split in SPLITS} for name in run.ranges}
     for piece, done in zip(ranges, found, strict=True):
         for split in SPLITS if done else ():
@@ -96,18 +92,24 @@ def tokenize(run: Run, vocabulary: Vocabulary) -> Sidecars:
     ranges, todo, sidecars = finished_sidecars(run, vocabulary.sha256)
     _remove_ranges(run.output)
     if todo:
-        for piece in todo:  # so that counting sidecars counts finished work
-            sidecar_location(run.store, piece.source, "train", piece.part).remove()
+        folders = [run.store / name / "split=train" for name in run.ranges]
+        stale = {sidecar_location(run.store, r.source, "train", r.part).uri for r in todo}
+        stale &= {file.uri for folder in folders for file in folder.files()}
+        # So that counting sidecars counts finished work.
+        for_each_place(run.store.is_local, lambda uri: Location(uri).remove(), sorted(stale))
         ranges_uri = _write_ranges(run.output, ranges)
         index = {(r.source, r.part): i for i, r in enumerate(ranges)}
         work = TokenizeWork(ranges_uri, run.job, run.store.uri, vocabulary.sha256)
         items = [index[(r.source, r.part)] for r in todo]
-        folders = [run.store / name / "split=train" for name in run.ranges]
         try:
             with progress(run.console, "tokenize", "ranges", len(ranges), lambda: _count_sidecars(folders)):
                 run.engine.run_each("Tokenize", items, [r.cost_bytes for r in todo], work)
-        finally:
+        except HandedOver:
+            raise  # the job that reads the table has yet to begin
+        except BaseException:
             Location(ranges_uri).remove()
+            raise
+        Location(ranges_uri).remove()
         _, unfinished, sidecars = finished_sidecars(run, vocabulary.sha256)
         if unfinished:
             raise DataError(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from typing import Any
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,15 +15,17 @@ from pydantic import Field, ValidationError
 from schemas.base import Frozen
 from schemas.errors import DataError, RequestError
 from schemas.ledger import Ledger
-from schemas.storage import Location
+from schemas.storage import Location, reading_errors
 from schemas.tables import FORMAT_VERSION, SHARDS
+
+_SHARD_PATH = re.compile(r"data/split=[a-z]+/stage=[0-9]+/length=[0-9]+/[0-9]{5,}\.parquet")
 
 
 class TokenizerRecord(Frozen):
     """The tokenizer that made the ids."""
 
     sha256: str
-    vocab_size: int
+    vocab_size: Annotated[int, Field(ge=1, le=2**31)]
     special_ids: dict[str, int]
     """By role: pad, unk, cls, sep, mask, bos, eos, fim_prefix …, as far as the vocabulary has them."""
     special_token_ids: list[int]
@@ -174,20 +179,43 @@ def read_manifest(dataset: Location) -> Manifest:
         ) from error
 
 
+@contextlib.contextmanager
+def manifest_errors(dataset: Location) -> Iterator[None]:
+    """Say that the manifest is damaged where a value in it is of the right type and still makes no sense.
+
+    Raises:
+      DataError: for what a calculation from the manifest's values raised within the block.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        raise DataError(
+            "The manifest is damaged: a value in it makes no sense",
+            where=str(dataset / "manifest.json"),
+            got=f"{type(error).__name__}: {error}",
+            remedy="Restore the manifest, or prepare the dataset again",
+        ) from error
+
+
 def read_shards(dataset: Location) -> pa.Table:
     """The index of shards, `shards.parquet`, in the order of the plan.
 
     Raises:
-      DataError: the index is missing, damaged, or names a path outside the dataset.
+      DataError: the index is missing, damaged, or names anything but a shard within the dataset.
     """
     place = dataset / "shards.parquet"
     try:
-        with place.open_input() as source:
+        with reading_errors(place), place.open_input() as source:
             # ParquetFile, since read_table would first import pyarrow.dataset, a tenth of a second
             table = pq.ParquetFile(source).read().select(SHARDS.names).cast(SHARDS)
-    except (FileNotFoundError, pa.ArrowException, KeyError, OSError) as error:
+    except (FileNotFoundError, pa.ArrowException, KeyError, ValueError, OSError) as error:
         raise DataError("The index of shards cannot be read", where=str(place), got=str(error)) from error
     for path in table["path"].to_pylist():
-        if path.startswith("/") or ".." in path.split("/") or "://" in path:
-            raise DataError("The index of shards names a path outside the dataset", where=str(place), got=repr(path))
+        if not _SHARD_PATH.fullmatch(path):
+            raise DataError(
+                "The index of shards names a path that is no shard's",
+                where=str(place),
+                expected="data/split=…/stage=…/length=…/NNNNN.parquet, within the dataset",
+                got=repr(path),
+            )
     return table

@@ -2,7 +2,8 @@
 
 A finished file appears whole or not at all: locally it is written under a temporary name in the same
 directory, flushed to disk and renamed; an object store's put is atomic by itself. Temporary names look like
-`.NAME.HOST-PID.tmp`; the next run removes those of dead processes.
+`.NAME.HOST-PID.tmp`; the next run removes those of dead processes. What goes to an object store is first written to
+an unlinked local file (in `TMPDIR`), so that an error or a kill never leaves half an object.
 """
 
 from __future__ import annotations
@@ -11,19 +12,24 @@ import contextlib
 import errno
 import functools
 import glob
-import hashlib
-import io
 import os
 import re
 import socket
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from schemas.errors import RequestError
+from schemas.object_store import explained, file_system, redact
+from schemas.sinks import Check, HashingSink, put_output, rename_output
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 _REMOTE = re.compile(r"^(s3|gs|gcs)://")
 _TEMPORARY = re.compile(r"^\..+\.([0-9a-zA-Z]+)-(\d+)\.tmp$")
@@ -31,11 +37,21 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 _DENIED = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
+_THREADS = 32
+"""Requests to an object store at a time; each mostly waits."""
+
+
 @functools.cache
-def _filesystem(uri_root: str) -> pafs.FileSystem:
-    if uri_root == "":
-        return pafs.LocalFileSystem()
-    return pafs.FileSystem.from_uri(uri_root)[0]
+def _filesystem(scheme: str, bucket: str) -> pafs.FileSystem:
+    return pafs.LocalFileSystem() if scheme == "" else file_system(scheme, bucket)
+
+
+def for_each_place(is_local: bool, function: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
+    """`function` of every item in order, many at a time where each waits for an object store."""
+    if is_local:  # threads would only wait for each other
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(function, items))
 
 
 @dataclass(frozen=True, order=True)
@@ -67,13 +83,13 @@ class Location:
         if "\0" in text:
             raise RequestError("A path holds a NUL character", got=repr(text))
         if _REMOTE.match(text):
-            return cls(text.replace("gcs://", "gs://", 1).rstrip("/"))
+            return cls(_checked_remote(text))
         if text.startswith("file://"):
             text = text[len("file://") :]
         elif match := re.match(r"^([a-z][a-z0-9+.-]*)://", text):
             raise RequestError(
                 f"Storage of the kind {match.group(1)!r} is not supported",
-                where=text,
+                where=redact(text),
                 expected="a local path, s3:// or gs://",
             )
         return cls(os.path.abspath(os.path.expanduser(text)))
@@ -86,12 +102,20 @@ class Location:
     @property
     def fs(self) -> pafs.FileSystem:
         """The pyarrow file system of this location."""
-        return _filesystem("" if self.is_local else "/".join(self.uri.split("/")[:3]))
+        if self.is_local:
+            return _filesystem("", "")
+        scheme, rest = self.uri.split("://", 1)
+        return _filesystem(scheme, rest.split("/", 1)[0])
 
     @property
     def path(self) -> str:
         """The path as the file system wants it."""
         return self.uri if self.is_local else self.uri.split("://", 1)[1]
+
+    @property
+    def root(self) -> Location:
+        """The bucket, or the local root directory."""
+        return Location("/" if self.is_local else "/".join(self.uri.split("/")[:3]))
 
     @property
     def name(self) -> str:
@@ -120,12 +144,14 @@ class Location:
 
     def info(self) -> FileInfo | None:
         """Size and modification time of a file; None where there is no file."""
-        found = self.fs.get_file_info(self.path)
+        with place_errors(self):
+            found = self.fs.get_file_info(self.path)
         return _file_info(self, found) if found.type == pafs.FileType.File else None
 
     def exists(self) -> bool:
         """True for a file or a directory."""
-        return bool(self.fs.get_file_info(self.path).type != pafs.FileType.NotFound)
+        with place_errors(self):
+            return bool(self.fs.get_file_info(self.path).type != pafs.FileType.NotFound)
 
     def open_input(self) -> pa.NativeFile:
         """Open for random access.
@@ -135,21 +161,24 @@ class Location:
         """
         if self.is_local and os.path.isdir(self.uri):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), self.uri)
-        return self.fs.open_input_file(self.path)
+        with reading_errors(self):
+            return self.fs.open_input_file(self.path)
 
     def open_stream(self, compression: str | None) -> pa.NativeFile:
         """Open for reading from the start, decompressed (`gzip`, `zstd`, `bz2` or None)."""
-        return self.fs.open_input_stream(self.path, compression=compression, buffer_size=1 << 20)
+        with reading_errors(self):
+            return self.fs.open_input_stream(self.path, compression=compression, buffer_size=1 << 20)
 
     def read_bytes(self) -> bytes:
         """The whole file."""
-        with self.open_input() as source:
+        with reading_errors(self), self.open_input() as source:
             return bytes(source.read())
 
     def files(self, recursive: bool = False) -> list[FileInfo]:
         """Files of this directory, sorted by path; empty where there is no such directory."""
         selector = pafs.FileSelector(self.path, recursive=recursive, allow_not_found=True)
-        found = self.fs.get_file_info(selector)
+        with place_errors(self):
+            found = self.fs.get_file_info(selector)
         return sorted(_file_info(self, f) for f in found if f.type == pafs.FileType.File)
 
     def glob(self) -> list[FileInfo]:
@@ -161,12 +190,14 @@ class Location:
             paths = sorted(glob.glob(self.uri, recursive=True))
             return [i for p in paths if (i := Location(p).info())]
         root = re.split(r"[*?\[]", self.uri, maxsplit=1)[0].rsplit("/", 1)[0]
-        pattern = re.compile(_glob_regex(self.uri))
-        return [i for i in Location(root).files(recursive=True) if pattern.fullmatch(i.uri)]
+        pattern, rest = re.compile(_glob_regex(self.uri)), self.uri[len(root) + 1 :]
+        # A pattern for the last part alone does not need a listing of everything below.
+        deep = "/" in rest or "**" in rest
+        return [i for i in Location(root).files(recursive=deep) if pattern.fullmatch(i.uri)]
 
     def remove(self) -> None:
         """Delete the file if it is there."""
-        with contextlib.suppress(FileNotFoundError):
+        with place_errors(self), contextlib.suppress(FileNotFoundError):
             self.fs.delete_file(self.path)
 
     def make_directory(self) -> None:
@@ -208,6 +239,21 @@ def _alive(pid: int) -> bool:
     return True
 
 
+def _checked_remote(text: str) -> str:
+    scheme, rest = text.replace("gcs://", "gs://", 1).split("://", 1)
+    bucket = rest.split("/", 1)[0]
+    if "@" in bucket or ":" in bucket:
+        raise RequestError(
+            "A path holds credentials",
+            where=f"{scheme}://…{bucket.rsplit('@', 1)[-1] if '@' in bucket else ''}",
+            expected=f"{scheme}://bucket/key",
+            remedy="Give credentials in the environment, a profile or a role: paths go into manifests and logs",
+        )
+    if not bucket:
+        raise RequestError("A path names no bucket", expected=f"{scheme}://bucket/key", got=text)
+    return f"{scheme}://{rest.rstrip('/')}"
+
+
 def _file_info(place: Location, found: pafs.FileInfo) -> FileInfo:
     scheme = "" if place.is_local else place.uri.split("://", 1)[0] + "://"
     return FileInfo(uri=scheme + found.path, size_bytes=found.size or 0, mtime_ns=found.mtime_ns or 0)
@@ -219,68 +265,39 @@ def _glob_regex(pattern: str) -> str:
     return "".join(special.get(p, p if p.startswith("[") and p.endswith("]") else re.escape(p)) for p in parts)
 
 
-class HashingSink(io.RawIOBase):
-    """A write-only file object that counts and hashes what passes through it."""
-
-    def __init__(self, inner: Any) -> None:
-        self._inner, self._sha256, self.size_bytes = inner, hashlib.sha256(), 0
-
-    def writable(self) -> bool:
-        """Always true."""
-        return True
-
-    def write(self, data: Any) -> int:
-        """Write all of `data`."""
-        view = memoryview(data).cast("B")
-        self._inner.write(view)
-        self._sha256.update(view)
-        self.size_bytes += len(view)
-        return len(view)
-
-    def tell(self) -> int:
-        """Bytes written so far."""
-        return self.size_bytes
-
-    @property
-    def sha256(self) -> str:
-        """Hex digest of the bytes written so far."""
-        return self._sha256.hexdigest()
-
-
 @contextlib.contextmanager
-def atomic_output(place: Location, check: Any = None) -> Iterator[HashingSink]:
+def atomic_output(place: Location, check: Check | None = None) -> Iterator[HashingSink]:
     """A sink whose file appears under its name only when the block ends without an error.
 
     Args:
       place: the final name.
-      check: called with the location of the written file before it gets its name; raises to refuse it.
+      check: called with the written file, open for reading, before it gets its name; raises to refuse it.
     """
-    if not place.is_local:
-        with place_errors(place), place.fs.open_output_stream(place.path) as inner:
-            yield HashingSink(inner)
-        return
-    temporary = Location(f"{place.parent.uri}/.{place.name}.{_host()}-{os.getpid()}.tmp")
     with place_errors(place):
-        os.makedirs(place.parent.uri, exist_ok=True)
-        try:
-            with open(temporary.uri, "wb") as inner:
-                yield HashingSink(inner)
-                inner.flush()
-                os.fsync(inner.fileno())
-            if check is not None:
-                check(temporary)
-            os.replace(temporary.uri, place.uri)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary.uri)
-            raise
+        if place.is_local:
+            temporary = f"{place.parent.uri}/.{place.name}.{_host()}-{os.getpid()}.tmp"
+            yield from rename_output(place.uri, temporary, check)
+        else:
+            yield from put_output(place.fs, place.path, place_errors(Location(tempfile.gettempdir())), check)
+
+
+@contextlib.contextmanager
+def reading_errors(place: Location) -> Iterator[None]:
+    """Turn an object store's failure into an error that says what to do; local errors stay what they are."""
+    try:
+        yield
+    except OSError as error:
+        if not place.is_local and (found := explained(error, str(place))):
+            raise found from error
+        raise
 
 
 @contextlib.contextmanager
 def place_errors(place: Location) -> Iterator[None]:
-    """Turn a full or read-only disk into an error that says where and what to do."""
+    """Turn a full or read-only disk, or an object store's failure, into an error that says where and what to do."""
     try:
-        yield
+        with reading_errors(place):
+            yield
     except OSError as error:
         if error.errno in _FULL:
             raise RequestError(
@@ -296,6 +313,8 @@ def place_errors(place: Location) -> Iterator[None]:
                 got=str(error.strerror),
                 remedy="Give another `output` or `tokens` directory, or the right to write there, and run again",
             ) from error
+        if error.errno == errno.ENAMETOOLONG:
+            raise RequestError("A path is too long for this system", where=f"{str(place)[:100]}…") from error
         if isinstance(error, (NotADirectoryError, FileExistsError)):
             raise RequestError(
                 "A file stands where a directory is needed",

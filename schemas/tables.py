@@ -149,4 +149,4 @@ def parquet_options(schema: pa.Schema) -> dict[str, Any]:
 def read_fingerprint(metadata: pq.FileMetaData) -> str | None:
     """The fingerprint in a Parquet footer, None where there is none."""
     value = (metadata.metadata or {}).get(FINGERPRINT_KEY)
-    return value.decode() if value is not None else None
+    return value.decode("utf-8", "replace") if value is not None else None

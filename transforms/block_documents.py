@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from schemas.errors import DataError
 from schemas.job import Job
 from schemas.keys import draw
-from schemas.storage import Location
+from schemas.storage import Location, reading_errors
 from schemas.store import Split, part_location
 from transforms.objectives.base import Documents
 from transforms.ragged import Int64, Ragged, offsets_of
@@ -118,10 +118,12 @@ class Parts:
         """The documents of a row of the plan."""
         place = part_location(self.store, self.source, self.split, row["part"])
         try:
-            if row["part"] not in self.files:
-                file = self.stack.enter_context(place.open_input())
-                self.files[row["part"]] = pq.ParquetFile(file, page_checksum_verification=True)
-            chunk = self.files[row["part"]].read_row_group(row["row_group"], columns=self.columns, use_threads=False)
+            with reading_errors(place):
+                if row["part"] not in self.files:
+                    file = self.stack.enter_context(place.open_input())
+                    self.files[row["part"]] = pq.ParquetFile(file, page_checksum_verification=True)
+                part = self.files[row["part"]]
+                chunk = part.read_row_group(row["row_group"], columns=self.columns, use_threads=False)
         except (pa.ArrowException, OSError) as error:
             raise DataError(
                 "A part of the token store is damaged",

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from schemas.errors import DataError, RequestError, did_you_mean
 from schemas.job import Job, Source
-from schemas.storage import FileInfo, Location
+from schemas.storage import FileInfo, Location, reading_errors
 from schemas.store import InputRange
 
 _COMPRESSION = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
@@ -93,12 +93,16 @@ def _find(source: Source) -> list[InputFile]:
 
 def _explain_nothing(source: Source, place: Location) -> None:
     where = f"source {source.name!r}"
-    if any(c in place.uri for c in "*?["):
+    if place.root.exists() and any(c in place.uri for c in "*?["):
         raise RequestError(
             f"The pattern {place.uri} matches no file",
             where=where,
             expected="at least one file",
             remedy="Mend `files`; relative paths are relative to the job file",
+        )
+    if not place.root.exists():
+        raise RequestError(
+            f"There is no bucket {place.root}", where=where, got=place.uri, remedy="Mend the bucket's name in `files`"
         )
     if place.exists():
         raise RequestError(
@@ -178,7 +182,8 @@ def open_parquet(uri: str, source: Source) -> pq.ParquetFile:
       RequestError, DataError: as `cut_ranges`.
     """
     try:
-        parquet = pq.ParquetFile(Location(uri).open_input())
+        with reading_errors(Location(uri)):
+            parquet = pq.ParquetFile(Location(uri).open_input(), page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             "A Parquet input cannot be opened", where=f"source {source.name!r}, {uri}", got=str(error)

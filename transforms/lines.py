@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from schemas.errors import DataError
+from schemas.object_store import is_storage_failure, redact
 from schemas.storage import Location
 from schemas.store import InputRange
 
@@ -118,10 +119,8 @@ def _blocks(piece: InputRange) -> Iterator[tuple[bytes, str]]:
             try:
                 data = stream.read(_READ_BYTES)
             except OSError as error:
-                if piece.compression is None:
-                    raise DataError(
-                        "An input file cannot be read", where=f"source {piece.source!r}, {piece.uri}", got=str(error)
-                    ) from error
+                if piece.compression is None or is_storage_failure(error):
+                    raise _unreadable(piece, error) from error
                 yield _rescue(piece, decoded), str(error)
                 return
             if not data:
@@ -147,10 +146,21 @@ def _rescue(piece: InputRange, decoded: int) -> bytes:
                     left -= len(stream.read(min(left, _READ_BYTES)))
                 while data := stream.read(step):
                     rescued += data
-            except OSError:
+            except OSError as error:
+                if is_storage_failure(error):
+                    raise _unreadable(piece, error) from error
                 continue  # the damage again: nearer with the next, smaller step
             break
     return rescued
+
+
+def _unreadable(piece: InputRange, error: OSError) -> DataError:
+    return DataError(
+        "An input file cannot be read",
+        where=f"source {piece.source!r}, {piece.uri}",
+        got=redact(str(error)),
+        remedy="Run the same command again; what is finished is kept",
+    )
 
 
 def _open(piece: InputRange) -> pa.NativeFile:

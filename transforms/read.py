@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from schemas.errors import DataError
 from schemas.job import Source
+from schemas.storage import Location, reading_errors
 from schemas.store import InputRange
 from transforms.inputs import open_parquet
 from transforms.lines import lines, paragraphs
@@ -151,19 +152,20 @@ def _read_parquet(piece: InputRange, source: Source, max_record_bytes: int) -> I
     row = sum(parquet.metadata.row_group(g).num_rows for g in range(piece.begin))
     names = [name for _, name in source.text_fields]
     try:
-        for arrow in parquet.iter_batches(
-            batch_size=_rows_of_a_batch(parquet, piece),
-            row_groups=range(piece.begin, piece.end),
-            columns=names + ([source.id] if source.id else []),
-            use_threads=False,
-        ):
-            batch = Records(source)
-            columns = [arrow.column(n).cast(pa.large_binary()) for n in names]
-            ids = _ids(arrow.column(source.id)) if source.id else [None] * arrow.num_rows
-            named = [_doc_id(doc_id, piece, row + i) for i, doc_id in enumerate(ids)]
-            _add_rows(batch, named, row, columns, max_record_bytes)
-            row += arrow.num_rows
-            yield batch
+        with reading_errors(Location(piece.uri)):
+            for arrow in parquet.iter_batches(
+                batch_size=_rows_of_a_batch(parquet, piece),
+                row_groups=range(piece.begin, piece.end),
+                columns=names + ([source.id] if source.id else []),
+                use_threads=False,
+            ):
+                batch = Records(source)
+                columns = [arrow.column(n).cast(pa.large_binary()) for n in names]
+                ids = _ids(arrow.column(source.id)) if source.id else [None] * arrow.num_rows
+                named = [_doc_id(doc_id, piece, row + i) for i, doc_id in enumerate(ids)]
+                _add_rows(batch, named, row, columns, max_record_bytes)
+                row += arrow.num_rows
+                yield batch
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             "A Parquet input is damaged",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -99,9 +99,8 @@ def write_shard(dataset: Location, name: ShardName, table: pa.Table, fingerprint
     table = table.unify_dictionaries().replace_schema_metadata({FINGERPRINT_KEY: fingerprint.encode()})
     place = dataset / name.path
 
-    def check(written: Location) -> None:
-        with written.open_input() as source:
-            found = pq.read_metadata(source).num_rows
+    def check(written: IO[bytes]) -> None:
+        found = pq.read_metadata(written).num_rows
         if found != rows:
             raise DataError(
                 "A shard was not written whole", where=str(place), expected=f"{rows} rows", got=str(found)

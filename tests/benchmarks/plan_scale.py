@@ -88,8 +88,41 @@ def big_plan(chunks: int, sources: int, tokens: int) -> dict[str, float]:
         "blocks": made.blocks,
         "slices": made.table.num_rows,
         "plan_parquet_bytes": size,
+        "index_bytes": index_bytes(made.blocks, 4, names),
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
+
+
+def index_bytes(blocks: int, shards_a_block: int, sources: list[str]) -> int:
+    """Size of `shards.parquet` for so many blocks, every shard with digests and counts of its own."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from schemas.tables import SHARDS
+
+    rng, rows = np.random.default_rng(1), []
+    for block in range(blocks):
+        for length in (512, 1024, 2048, 8192)[:shards_a_block]:
+            counts = rng.integers(10**5, 10**6, 6)
+            rows.append(
+                {
+                    "path": f"data/split=train/stage=1/length={length}/{block:05d}.parquet",
+                    "split": "train",
+                    "stage": 1,
+                    "length": length,
+                    "block": block,
+                    "rows": int(counts[0]),
+                    "row_group_rows": 512,
+                    "tokens": int(counts[1]),
+                    "corpus_tokens": int(counts[2]),
+                    "bytes": int(counts[3]),
+                    "sha256": rng.bytes(32).hex(),
+                    "source_tokens": [(name, int(rng.integers(10**4, 10**6))) for name in sources],
+                }
+            )
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows, schema=SHARDS), sink, compression="zstd")
+    return int(sink.getvalue().size)
 
 
 def many_files(folder: Path, files: int) -> Path:
@@ -168,7 +201,8 @@ def main() -> None:
         f"{options.tokens:.3g} tokens, {options.chunks:,} chunks, {options.sources} sources, 3 stages: "
         f"{found['plan_seconds']:.1f} s ({found['with_writing_seconds']:.1f} s with writing), "
         f"{found['blocks']:,} blocks, {found['slices']:,} slices, plan.parquet of "
-        f"{found['plan_parquet_bytes'] / 2**20:.0f} MiB, peak {found['peak_bytes'] / 2**20:.0f} MiB"
+        f"{found['plan_parquet_bytes'] / 2**20:.0f} MiB, shards.parquet of "
+        f"{found['index_bytes'] / 2**20:.0f} MiB for four shards a block, peak {found['peak_bytes'] / 2**20:.0f} MiB"
     )
     with tempfile.TemporaryDirectory() as folder:
         job = many_files(Path(folder), options.files)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -56,8 +57,8 @@ def test_a_refused_file_does_not_get_its_name(tmp_path: Path) -> None:
     place = Location.of(tmp_path / "file")
     seen = []
 
-    def refuse(written: Location) -> None:
-        seen.append(written.read_bytes())
+    def refuse(written: IO[bytes]) -> None:
+        seen.append(written.read())
         assert not place.exists()
         raise ValueError("refused")
 
