@@ -140,6 +140,8 @@ class Rows:
     def count_tokens(self) -> Iterator[tuple[str, Int64]]:
         """Sources that have rows, each with how often its rows have each id, int64 [vocab_size]."""
         size, present = self.context.vocab_size, np.unique(self.code)
+        if len(present) == 0:
+            return
         ids, ends = self.safe_ids, np.array([len(self.safe_ids)])
         if len(present) > 1:
             order = np.argsort(self.code, kind="stable")
