@@ -146,7 +146,8 @@ class Limits(Frozen):
     range_bytes: Count = 16 * 2**20
     """Bytes of one input range of a line-based or Parquet file."""
     max_record_bytes: Annotated[Count, Field(ge=1024)] = 8 * 2**20
-    """A longer record is rejected as `too_long`. Tokenizing takes about 120 bytes of memory a byte of the longest."""
+    """A longer record is rejected as `too_long`. Where texts are encoded whole, tokenizing takes about 120 bytes of
+    memory a byte of the longest."""
     block_tokens: Count | None = None
     """Corpus tokens of a block, the unit of work of `materialize`; default by the tokens available (1M to 32M)."""
 
