@@ -9,6 +9,8 @@ from __future__ import annotations
 import datetime
 import os
 import re
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,9 @@ ATTEMPTS = 10
 CONNECT_SECONDS = 10.0
 REQUEST_SECONDS = 60.0
 """A request that moves no byte for so long is tried again."""
+
+_CUT, _CUT_ATTEMPTS = "Failed to flush response stream", 4
+"""What the SDK says of an answer that was cut off, and how often one is asked for."""
 
 _AGAIN = "Run the same command again when the storage answers; what is finished is kept and not redone"
 
@@ -100,6 +105,22 @@ def redact(text: str) -> str:
     'http://…host/x failed'
     """
     return _SECRET.sub("…", text)
+
+
+def whole_answer(read: Callable[[], bytes]) -> bytes:
+    """What `read` gives, tried again where an answer was cut off: to the SDK that is no failure of a request.
+
+    Raises:
+      OSError: so it was each time, or another failure.
+    """
+    for attempt in range(_CUT_ATTEMPTS - 1):
+        try:
+            return read()
+        except OSError as error:
+            if _CUT not in str(error):
+                raise
+            time.sleep(0.2 * 2**attempt)
+    return read()
 
 
 def file_system(scheme: str, bucket: str) -> pafs.FileSystem:

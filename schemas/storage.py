@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from schemas.errors import RequestError
-from schemas.object_store import explained, file_system, redact
+from schemas.object_store import explained, file_system, redact, whole_answer
 from schemas.sinks import Check, HashingSink, put_output, rename_output
 
 _T = TypeVar("_T")
@@ -171,8 +171,13 @@ class Location:
 
     def read_bytes(self) -> bytes:
         """The whole file."""
-        with reading_errors(self), self.open_input() as source:
-            return bytes(source.read())
+
+        def read() -> bytes:
+            with self.open_input() as source:
+                return bytes(source.read())
+
+        with reading_errors(self):
+            return read() if self.is_local else whole_answer(read)
 
     def files(self, recursive: bool = False) -> list[FileInfo]:
         """Files of this directory, sorted by path; empty where there is no such directory."""

@@ -22,6 +22,7 @@ from unit_helpers import cases
 
 import schemas.storage as storage
 from schemas.errors import RequestError
+from schemas.object_store import whole_answer
 from schemas.storage import HashingSink, Location, atomic_output
 
 
@@ -297,3 +298,26 @@ def test_removing_a_file_twice_is_no_error(tmp_path: Path) -> None:
 def test_a_directory_is_not_read_as_a_file(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
         Location.of(tmp_path).read_bytes()
+
+
+def test_an_answer_that_is_cut_off_is_asked_for_again_and_another_failure_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("schemas.object_store.time.sleep", lambda _: None)
+    cut = OSError("AWS Error INTERNAL_FAILURE during GetObject operation: Failed to flush response stream (eof: 0)")
+    answers: list[OSError | bytes] = [cut, cut, b"whole"]
+
+    def read() -> bytes:
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    assert whole_answer(read) == b"whole"
+    answers = [OSError("AWS Error ACCESS_DENIED"), b"never"]
+    with pytest.raises(OSError, match="ACCESS_DENIED"):
+        whole_answer(read)
+    answers = [cut] * 9
+    with pytest.raises(OSError, match="Failed to flush"):
+        whole_answer(read)
+    assert len(answers) == 5
