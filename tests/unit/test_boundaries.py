@@ -140,7 +140,9 @@ def test_the_words_of_all_short_strings_are_those_of_their_pieces(kind: str) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_words_of_all_strings_of_four_characters_are_those_of_their_pieces(kind: str) -> None:
-    assert compare_words(encoder(kind), 4) > 4000
+    # Exact where a Metaspace tokenizer has fewer cuts than the others, which have more than 5,000.
+    cuts = compare_words(encoder(kind), 4)
+    assert cuts == 4760 if kind == "albert" else cuts > 5000
 
 
 @pytest.mark.parametrize(
