@@ -2,8 +2,9 @@
 
 A finished file appears whole or not at all: locally it is written under a temporary name in the same
 directory, flushed to disk and renamed; an object store's put is atomic by itself. Temporary names look like
-`.NAME.HOST-PID.tmp`; the next run removes those of dead processes. What goes to an object store is first written to
-an unlinked local file (in `TMPDIR`), so that an error or a kill never leaves half an object.
+`.NAME.HOST-PID-START.tmp` (`schemas.temporaries`); the next run removes those of dead processes. What goes to an
+object store is first written to an unlinked local file (in `TMPDIR`), so that an error or a kill never leaves half
+an object.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import functools
 import glob
 import os
 import re
-import socket
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,15 +27,14 @@ import pyarrow.fs as pafs
 from schemas.errors import RequestError
 from schemas.object_store import explained, file_system, redact, whole_answer
 from schemas.sinks import Check, HashingSink, put_output, rename_output
+from schemas.temporaries import is_left_over, temporary_path
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 _REMOTE = re.compile(r"^(s3|gs|gcs)://")
-_TEMPORARY = re.compile(r"^\..+\.([0-9a-zA-Z]+)-(\d+)\.tmp$")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _DENIED = {errno.EROFS, errno.EACCES, errno.EPERM}
-
 
 _THREADS = 32
 """Requests to an object store at a time; each mostly waits."""
@@ -217,31 +216,17 @@ class Location:
             sink.write(data)
 
     def remove_temporaries(self) -> int:
-        """Delete what killed writers of this machine left below this local directory; returns how many files."""
+        """Delete what killed writers left below this local directory; returns how many files."""
         if not self.is_local:
             return 0
         removed = 0
         for folder, _, names in os.walk(self.uri):
-            for name in names:
-                match = _TEMPORARY.match(name)
-                if match and match.group(1) == _host() and not _alive(int(match.group(2))):
-                    os.unlink(os.path.join(folder, name))
-                    removed += 1
+            for path in (os.path.join(folder, name) for name in names):
+                with contextlib.suppress(FileNotFoundError):  # its writer, of another run, has just renamed it
+                    if is_left_over(path):
+                        os.unlink(path)
+                        removed += 1
         return removed
-
-
-def _host() -> str:
-    return re.sub(r"[^0-9a-zA-Z]", "", socket.gethostname()) or "host"
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _checked_remote(text: str) -> str:
@@ -280,8 +265,7 @@ def atomic_output(place: Location, check: Check | None = None) -> Iterator[Hashi
     """
     with place_errors(place):
         if place.is_local:
-            temporary = f"{place.parent.uri}/.{place.name}.{_host()}-{os.getpid()}.tmp"
-            yield from rename_output(place.uri, temporary, check)
+            yield from rename_output(place.uri, temporary_path(place.uri), check)
         else:
             yield from put_output(place.fs, place.path, place_errors(Location(tempfile.gettempdir())), check)
 

@@ -6,7 +6,6 @@ import errno
 import hashlib
 import io
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -114,18 +113,6 @@ def test_a_living_writers_temporary_is_never_removed(tmp_path: Path) -> None:
         writer.stdin.close()
         writer.wait(timeout=60)
     assert names(tmp_path) == ["file", "mine"]
-
-
-def test_only_temporaries_of_this_machines_dead_are_removed(tmp_path: Path) -> None:
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait(timeout=60)
-    host = "".join(c for c in socket.gethostname() if c.isascii() and c.isalnum()) or "host"
-    keep = ["file.tmp", f"x.{host}-{dead.pid}.tmp", f".x.otherhost-{dead.pid}.tmp", f".x.{host}-{dead.pid}", ".x.tmp"]
-    for name in [*keep, f".part-0.parquet.{host}-{dead.pid}.tmp"]:
-        (tmp_path / name).write_bytes(b"x")
-    assert Location.of(tmp_path).remove_temporaries() == 1
-    assert names(tmp_path) == sorted(keep)
-    assert Location.of(tmp_path / "no such folder").remove_temporaries() == 0
 
 
 @pytest.mark.parametrize(

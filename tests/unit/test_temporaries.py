@@ -1,0 +1,94 @@
+"""Which temporary files are left over: those whose writer has ended, whoever has its number now."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from schemas.storage import Location
+from schemas.temporaries import UNTOUCHED_SECONDS, is_left_over, temporary_path
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="without /proc a number is all there is")
+
+
+def _mine(folder: Path) -> tuple[str, str, str]:
+    """Host, process and start as this process writes them."""
+    host, pid, started = (
+        Path(temporary_path(str(folder / "x"))).name.removeprefix(".x.").removesuffix(".tmp").split("-")
+    )
+    return host, pid, started
+
+
+def _left_by_a_child(folder: Path, **wait: bool) -> tuple[Path, subprocess.Popen[bytes]]:
+    """A file of a child that has ended; not waited for, unless told to, so that it is a zombie."""
+    code = "import sys; from schemas.temporaries import temporary_path as t; print(t(sys.argv[1]))"
+    child = subprocess.Popen([sys.executable, "-c", code, str(folder / "part-0")], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    path = Path(child.stdout.read().decode().strip())
+    path.write_bytes(b"half")
+    if wait.get("wait"):
+        child.wait(timeout=60)
+    else:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    return path, child
+
+
+def test_of_names_only_those_of_ended_writers_are_removed(tmp_path: Path) -> None:
+    host, pid, started = _mine(tmp_path)
+    keep = ["file.tmp", f"x.{host}-{pid}-1.tmp", f".x.otherhost-{pid}-1.tmp", f".x.{host}-{pid}-1", ".x.tmp"]
+    for name in [*keep, f".x.{host}-{pid}-{started}.tmp"]:
+        (tmp_path / name).write_bytes(b"x")
+    _left_by_a_child(tmp_path, wait=True)
+    assert Location.of(tmp_path).remove_temporaries() == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*keep, f".x.{host}-{pid}-{started}.tmp"])
+    assert Location.of(tmp_path / "no such folder").remove_temporaries() == 0
+
+
+@needs_proc
+def test_a_zombie_has_ended(tmp_path: Path) -> None:
+    path, child = _left_by_a_child(tmp_path)
+    os.kill(child.pid, 0)  # its number still answers
+    assert is_left_over(str(path))
+    child.wait(timeout=60)
+
+
+@needs_proc
+def test_a_number_that_came_round_again_is_another_writer(tmp_path: Path) -> None:
+    """Fails where a process of the same number, or a thread that has it, keeps the dead one's file for ever."""
+    host, pid, started = _mine(tmp_path)
+    path = tmp_path / f".x.{host}-{pid}-{int(started) + 1}.tmp"
+    path.write_bytes(b"half")
+    assert is_left_over(str(path))
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    os.kill(thread.native_id or 0, 0)  # threads answer too
+    path = tmp_path / f".x.{host}-{thread.native_id}-1.tmp"
+    path.write_bytes(b"half")
+    assert is_left_over(str(path))
+    done.set()
+    thread.join()
+
+
+def test_a_file_of_another_machine_is_left_over_when_nobody_has_touched_it_for_long(tmp_path: Path) -> None:
+    path = tmp_path / ".x.otherhost-7-1.tmp"
+    path.write_bytes(b"half")
+    assert not is_left_over(str(path))
+    then = path.stat().st_mtime - UNTOUCHED_SECONDS - 1
+    os.utime(path, (then, then))
+    assert is_left_over(str(path))
+
+
+def test_where_there_is_no_proc_a_number_must_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("schemas.temporaries._started", lambda _: None)
+    path = Path(temporary_path(str(tmp_path / "x")))
+    path.write_bytes(b"half")
+    assert not is_left_over(str(path))
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    assert is_left_over(str(path).replace(f"-{os.getpid()}-", f"-{ended.pid}-"))
