@@ -21,6 +21,9 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _M1 = np.uint64(0xBF58476D1CE4E5B9)
 _M2 = np.uint64(0x94D049BB133111EB)
 
+_BLOCK = 1 << 13
+"""Draws whose intermediate results stay in a processor's cache, and in memory that is used again."""
+
 
 def text_key(*parts: str) -> int:
     """A stable 64-bit key of a tuple of strings (BLAKE2b, parts separated by NUL)."""
@@ -35,11 +38,12 @@ def document_keys(source: str, doc_ids: Iterable[str]) -> U64:
 
 def _mix(x: U64) -> U64:
     """SplitMix64's finaliser in place, a bijection on 64 bits; `x` must be owned by the caller."""
-    x ^= x >> np.uint64(30)
+    shifted = x >> np.uint64(30)
+    x ^= shifted
     x *= _M1
-    x ^= x >> np.uint64(27)
+    x ^= np.right_shift(x, np.uint64(27), out=shifted)
     x *= _M2
-    x ^= x >> np.uint64(31)
+    x ^= np.right_shift(x, np.uint64(31), out=shifted)
     return x
 
 
@@ -64,10 +68,28 @@ def draw(seed: int, purpose: str, *parts: npt.ArrayLike) -> U64:
             if values.dtype.kind not in "iu":
                 raise TypeError(f"a draw is named by integers, got {values.dtype}")
             if values.dtype != np.uint64:
-                values = values.astype(np.int64).astype(np.uint64)
-            # Adding before mixing keeps (a, b) and (b, a) apart, since a is already mixed when b comes.
-            h = _mix(np.atleast_1d((h ^ (values * _GOLDEN)) + _GOLDEN))
+                values = values.astype(np.int64, copy=False).view(np.uint64)
+            # Adding before mixing keeps (a, b) and (b, a) apart, since a is already mixed when b comes. Memory that
+            # is new to the process costs more than the arithmetic, so a step makes one array and works in it.
+            named = np.atleast_1d(values * _GOLDEN)
+            in_place = np.broadcast_shapes(h.shape, named.shape) == named.shape
+            h = np.bitwise_xor(h, named, out=named if in_place else None)
+            h += _GOLDEN
+            h = _mix(h)
     return h
+
+
+def draw_each(seed: int, purpose: str, *parts: int, count: int) -> U64:
+    """`draw(seed, purpose, *parts, np.arange(count))`, several times as fast for millions.
+
+    >>> bool((draw_each(1, "mask", 5, count=3) == draw(1, "mask", 5, np.arange(3))).all())
+    True
+    """
+    bits = np.empty(count, dtype=np.uint64)
+    for begin in range(0, count, _BLOCK):
+        end = min(begin + _BLOCK, count)
+        bits[begin:end] = draw(seed, purpose, *parts, np.arange(begin, end))
+    return bits
 
 
 def below(bits: U64, bound: npt.ArrayLike) -> npt.NDArray[np.int64]:

@@ -86,7 +86,7 @@ def explain(plan: StreamPlan, manifest: Manifest, dataset: Location, step: int, 
     lanes = plan.lanes(batch.bucket, batch.epoch)
     (window,), (place,) = (a.tolist() for a in lanes.locate(np.array([position])))
     group, row_of_group = lanes.row_of(window, place)
-    path = plan.paths[int(bucket.shard[group])]
+    path = plan.path(int(bucket.shard[group]))
     columns = ["source", "length", "copy", "doc_keys", "doc_offsets", "doc_lengths"]
     try:
         with (dataset / path).open_input() as source:

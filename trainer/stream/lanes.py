@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from schemas.keys import U64, draw
+from schemas.keys import U64, draw, draw_each
 
 I64 = npt.NDArray[np.int64]
 
@@ -21,6 +21,9 @@ MOST_LANES = 64
 """Lanes of a bucket at most; a power of two, so that it is divided by every usual number of ranks."""
 
 _FEW_LANES, _LANE_ROW_GROUPS = 8, 4
+
+_ODD = np.uint64(0xD1342543DE82EF95)
+"""Any odd number far above the rows of a row group: it keeps sets of different sizes apart."""
 
 
 def lane_count(row_groups: int, most: int = MOST_LANES) -> int:
@@ -51,8 +54,16 @@ class Lanes:
     @functools.cached_property
     def groups(self) -> I64:
         """int64 [row groups]: the keyed permutation of the row groups, lane by lane."""
-        bits = draw(self.seed, "stream row groups", *self.name, np.arange(len(self.group_rows)))
-        dealt = np.argsort(bits, kind="stable")
+        count = len(self.group_rows)
+        bits = draw_each(self.seed, "stream row groups", *self.name, count=count)
+        # The lowest bits of each draw give way to its row group, so that sorting numbers is enough; sorting indices
+        # by their draws takes ten times as long.
+        low = np.uint64((1 << count.bit_length()) - 1)
+        bits &= ~low
+        bits |= np.arange(count, dtype=np.uint64)
+        bits.sort()
+        bits &= low
+        dealt = bits.view(np.int64)
         return np.concatenate([dealt[lane :: self.count] for lane in range(self.count)])
 
     @functools.cached_property
@@ -62,23 +73,21 @@ class Lanes:
         return np.concatenate([[0], np.cumsum(sizes)])
 
     @functools.cached_property
-    def _windows(self) -> tuple[I64, I64, I64, I64]:
-        """(first entry of `groups`, lane, first row within the lane, rows), int64 [windows], and one more entry."""
-        begins, lanes = [], []
-        for lane in range(self.count):
-            first = np.arange(self._lane_groups[lane], self._lane_groups[lane + 1], self.window_row_groups)
-            begins.append(first)
-            lanes.append(np.full(len(first), lane))
-        begin, lane_of = np.append(np.concatenate(begins), len(self.groups)), np.concatenate(lanes)
-        sums = np.concatenate([[0], np.cumsum(self.group_rows[self.groups])])
-        rows = np.diff(sums[begin])
-        return begin, lane_of, sums[begin[:-1]] - sums[self._lane_groups[lane_of]], rows
+    def _lane_windows(self) -> I64:
+        """int64 [C + 1]: where each lane's windows begin."""
+        return np.concatenate([[0], np.cumsum(-(-np.diff(self._lane_groups) // self.window_row_groups))])
+
+    @functools.cached_property
+    def _row_sums(self) -> I64:
+        """int64 [row groups + 1]: rows before each entry of `groups`."""
+        sums = np.zeros(len(self.groups) + 1, dtype=np.int64)
+        np.cumsum(self.group_rows[self.groups], out=sums[1:])
+        return sums
 
     @functools.cached_property
     def lane_rows(self) -> I64:
         """int64 [C]: rows of each lane."""
-        sums = np.concatenate([[0], np.cumsum(self.group_rows[self.groups])])
-        return np.diff(sums[self._lane_groups])
+        return np.diff(self._row_sums[self._lane_groups])
 
     @functools.cached_property
     def rows(self) -> int:
@@ -98,12 +107,6 @@ class Lanes:
         sizes = (ends - first_round) * left
         return np.cumsum(sizes) - sizes, first_round, left, which
 
-    @functools.cached_property
-    def _window_keys(self) -> I64:
-        """int64 [windows], ascending: lane · (rows + 1) + first row within the lane."""
-        _, lane, first, _ = self._windows
-        return lane * (self.rows + 1) + first
-
     def place(self, positions: I64) -> tuple[I64, I64]:
         """The lane of each position, and the ordinal of its row within the lane; int64 like `positions`."""
         first, first_round, left, which = self._segments
@@ -116,32 +119,39 @@ class Lanes:
     def locate(self, positions: I64) -> tuple[I64, I64]:
         """The window of each position, and its place within the window; int64 like `positions`."""
         lane, ordinal = self.place(positions)
-        keys = lane * (self.rows + 1) + ordinal
-        window = np.searchsorted(self._window_keys, keys, side="right") - 1
-        return window, ordinal - self._windows[2][window]
+        row = self._row_sums[self._lane_groups[lane]] + ordinal
+        entry = np.searchsorted(self._row_sums, row, side="right") - 1
+        nth = (entry - self._lane_groups[lane]) // self.window_row_groups
+        return self._lane_windows[lane] + nth, row - self._row_sums[
+            self._lane_groups[lane] + nth * self.window_row_groups
+        ]
 
     @property
     def windows(self) -> int:
         """Number of windows."""
-        return len(self._windows[1])
-
-    def next_window(self, window: int) -> int | None:
-        """The one after it in the same lane, None if it is the last."""
-        lane = self._windows[1]
-        return window + 1 if window + 1 < len(lane) and lane[window + 1] == lane[window] else None
-
-    def window_groups(self, window: int) -> I64:
-        """The row groups of a window, in the order in which they are read."""
-        begin = self._windows[0]
-        return self.groups[begin[window] : begin[window + 1]]
-
-    def window_rows(self, window: int) -> int:
-        """Rows of a window."""
-        return int(self._windows[3][window])
+        return int(self._lane_windows[-1])
 
     def lane_of(self, window: int) -> int:
         """The lane that a window belongs to."""
-        return int(self._windows[1][window])
+        return int(np.searchsorted(self._lane_windows, window, side="right")) - 1
+
+    def next_window(self, window: int) -> int | None:
+        """The one after it in the same lane, None if it is the last."""
+        return window + 1 if window + 1 < self._lane_windows[self.lane_of(window) + 1] else None
+
+    def _entries(self, window: int) -> slice:
+        """Where a window's row groups are in `groups`."""
+        lane = self.lane_of(window)
+        begin = int(self._lane_groups[lane] + (window - self._lane_windows[lane]) * self.window_row_groups)
+        return slice(begin, min(begin + self.window_row_groups, int(self._lane_groups[lane + 1])))
+
+    def window_groups(self, window: int) -> I64:
+        """The row groups of a window, in the order in which they are read."""
+        return self.groups[self._entries(window)]
+
+    def window_rows(self, window: int) -> int:
+        """Rows of a window."""
+        return int(self.group_rows[self.window_groups(window)].sum())
 
     def row_order(self, window: int) -> I64:
         """The keyed permutation of a window's rows, int64 [rows].
@@ -159,35 +169,36 @@ class Lanes:
         group = int(np.searchsorted(ends, row, side="right"))
         return int(groups[group]), row - int(ends[group] - self.group_rows[groups[group]])
 
-    def digest(self, rows: int, keys: tuple[U64, U64]) -> int:
+    def digest(self, rows: int, values: U64, keys: U64) -> int:
         """A 64-bit sum that tells the set of examples in the first `rows` positions.
 
-        An example's value is a·r + b modulo 2**64, r its row within its row group, a and b random for the row group
-        (`keys`, uint64 [row groups] each). The sum over a whole row group is a·n(n − 1)/2 + b·n; so only the windows
-        that have begun and not ended are looked at row by row, and a late step costs no more than an early one.
+        An example's value is key · (row + an odd constant) modulo 2**64, with the row within its row group and a
+        random key for the row group. The sum over a whole row group has a closed form (`group_values`); so only the
+        windows that have begun and not ended are looked at row by row, and a late step costs no more than an early
+        one.
+
+        Args:
+          rows: positions, from the first on.
+          values: uint64 [row groups], the sum over each, see `group_values`.
+          keys: uint64 [row groups].
         """
         taken = self._taken(rows)
         total = 0
-        for lane in np.flatnonzero(taken):
-            lane_windows = self._lane_windows(int(lane))
-            ends = self._windows[2][lane_windows] + self._windows[3][lane_windows]
-            whole = int(np.searchsorted(ends, taken[lane], side="right"))
-            if whole:
-                begin = self._windows[0][lane_windows[0]]
-                groups = self.groups[begin : self._windows[0][lane_windows[whole - 1] + 1]]
-                total += _sum(group_values(self.group_rows[groups], keys[0][groups], keys[1][groups]))
-            if rest := int(taken[lane] - (ends[whole - 1] if whole else 0)):
-                window = int(lane_windows[whole])
+        for lane in np.flatnonzero(taken).tolist():
+            begin = int(self._lane_groups[lane])
+            row = int(self._row_sums[begin] + taken[lane])
+            entry = int(np.searchsorted(self._row_sums, row, side="right")) - 1
+            window = int(self._lane_windows[lane]) + (entry - begin) // self.window_row_groups
+            # The row after the last one taken may be the first of the next lane: then all windows are whole.
+            whole = self._entries(window).start if window < self._lane_windows[lane + 1] else entry
+            total += _sum(values[self.groups[begin:whole]])
+            if rest := row - int(self._row_sums[whole]):
                 groups = self.window_groups(window)
                 group = np.repeat(groups, self.group_rows[groups])
-                row = np.concatenate([np.arange(n) for n in self.group_rows[groups]]).astype(np.uint64)
+                row_of_group = np.concatenate([np.arange(n) for n in self.group_rows[groups]]).astype(np.uint64)
                 some = self.row_order(window)[:rest]
-                total += _sum(keys[0][group[some]] * row[some] + keys[1][group[some]])
+                total += _sum(example_values(keys[group[some]], row_of_group[some]))
         return total & (2**64 - 1)
-
-    def _lane_windows(self, lane: int) -> I64:
-        lanes = self._windows[1]
-        return np.arange(np.searchsorted(lanes, lane), np.searchsorted(lanes, lane, side="right"))
 
     def _taken(self, rows: int) -> I64:
         """int64 [C]: how many of the first `rows` positions each lane has given."""
@@ -203,13 +214,22 @@ class Lanes:
         return taken
 
 
-def group_values(rows: I64, a: U64, b: U64) -> U64:
-    """The digest's sum over whole row groups, uint64 [row groups], modulo 2**64."""
+def group_values(rows: I64, keys: U64) -> U64:
+    """The digest's sums over whole row groups, uint64: key · (n(n − 1)/2 + n · constant) modulo 2**64."""
     n = rows.astype(np.uint64)
-    pairs = (rows * (rows - 1) // 2).astype(np.uint64)
-    return a * pairs + b * n
+    values = n - np.uint64(1)
+    values *= n
+    values >>= np.uint64(1)
+    n *= _ODD
+    values += n
+    values *= keys
+    return values
+
+
+def example_values(keys: U64, rows: U64) -> U64:
+    """The digest's value of single examples, uint64 [N]: of the row group's key and of the row within it."""
+    return keys * (rows + _ODD)
 
 
 def _sum(values: U64) -> int:
-    with np.errstate(over="ignore"):
-        return int(values.sum(dtype=np.uint64))
+    return int(values.sum(dtype=np.uint64))

@@ -12,47 +12,18 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.errors import DataError, RequestError, did_you_mean
+from schemas.errors import RequestError, did_you_mean
 from schemas.fingerprint import fingerprint
-from schemas.keys import U64, draw
-from trainer.stream.lanes import I64, MOST_LANES, Lanes, group_values, lane_count
+from schemas.keys import draw
+from trainer.stream.buckets import Bucket, buckets_of, shards_of_split
+from trainer.stream.lanes import I64, MOST_LANES, Lanes, lane_count
 from trainer.stream.turns import CLOCK_BITS, ORDERS, Order, Turns, curriculum
 
 _RUN_STEPS = 256
 """Steps whose turns are worked out together: finding one of them alone costs as much as finding fifty."""
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Bucket:
-    """The rows of one length in one stage. Arrays are int64 with one entry a row group, in index order."""
-
-    stage: int
-    length: int
-    """Tokens that every row of the bucket's batches is padded to."""
-    shard: I64
-    """Shard of each row group, an index into `StreamPlan.paths`."""
-    row_group: I64
-    """Ordinal within the shard."""
-    group_rows: I64
-    """Rows of the row group."""
-    tokens: int
-    """Sum of `input_ids` over all rows."""
-    batch_rows: int
-    """Rows of a global batch, over all ranks."""
-
-    @functools.cached_property
-    def rows(self) -> int:
-        """Rows of the bucket, one epoch."""
-        return int(self.group_rows.sum())
-
-    @property
-    def batches(self) -> int:
-        """Global batches of one epoch; the last one may be partial."""
-        return -(-self.rows // self.batch_rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +50,8 @@ class StreamPlan:
 
     buckets: tuple[Bucket, ...]
     """Ascending by (stage, length)."""
-    paths: tuple[str, ...]
-    """Of the split's shards, relative to the dataset."""
-    shard_rows: tuple[int, ...]
-    shard_sha256: tuple[str, ...]
+    shards: pa.Table
+    """The index of the split's shards that have rows, schema `schemas.tables.SHARDS`."""
     seed: int
     order: Order
     lanes_at_most: int
@@ -181,19 +150,14 @@ class StreamPlan:
         total = 0
         for i, count in enumerate(rows):
             if epoch:
-                a, b = self._row_group_keys(i)
-                whole = group_values(self.buckets[i].group_rows, a, b)
-                total += epoch * int(whole.sum(dtype=np.uint64))
+                total += epoch * int(self.buckets[i].values.sum(dtype=np.uint64))
             if count:
-                total += self.lanes(i, epoch).digest(count, self._row_group_keys(i))
+                total += self.lanes(i, epoch).digest(count, self.buckets[i].values, self.buckets[i].keys)
         return f"{total & (2**64 - 1):016x}"
 
-    @functools.lru_cache(maxsize=64)  # noqa: B019 (as above)
-    def _row_group_keys(self, bucket: int) -> tuple[U64, U64]:
-        """Two random numbers for each row group, uint64 [row groups], of which its rows' values are made."""
-        b = self.buckets[bucket]
-        one, two = (draw(0, f"example {part}", b.shard, b.row_group) for part in ("row", "row group"))
-        return one | np.uint64(1), two
+    def path(self, shard: int) -> str:
+        """Of a shard, relative to the dataset."""
+        return str(self.shards["path"][shard].as_py())
 
 
 def plan_stream(
@@ -227,9 +191,8 @@ def plan_stream(
     for name, value in (("window_row_groups", window_row_groups), ("lanes", lanes)):
         if value < 1:
             raise RequestError("A stream needs at least one lane and one row group a window", got=f"{name} {value}")
-    table = _rows_of_split(shards, split)
-    columns = {name: table[name].to_numpy() for name in ("stage", "length", "rows", "row_group_rows", "tokens")}
-    longest = int(columns["length"].max())
+    table = shards_of_split(shards, split)
+    longest = pc.max(table["length"]).as_py()
     if tokens_per_batch < longest:
         raise RequestError(
             "A batch is too small for a single row",
@@ -237,29 +200,6 @@ def plan_stream(
             got=f"{tokens_per_batch} tokens per batch",
             remedy=f"Raise it (--tokens-per-batch {longest}), or prepare a dataset of shorter lengths",
         )
-    buckets = []
-    for stage, length in np.unique(np.stack([columns["stage"], columns["length"]], axis=1), axis=0).tolist():
-        members = np.flatnonzero((columns["stage"] == stage) & (columns["length"] == length))
-        shard, row_group, group_rows = _row_groups(
-            members,
-            columns["rows"][members].astype(np.int64),
-            columns["row_group_rows"][members].astype(np.int64),
-        )
-        buckets.append(
-            Bucket(
-                stage=stage,
-                length=length,
-                shard=shard,
-                row_group=row_group,
-                group_rows=group_rows,
-                tokens=int(columns["tokens"][members].sum()),
-                batch_rows=tokens_per_batch // length,
-            )
-        )
-    paths, sha256 = tuple(table["path"].to_pylist()), tuple(table["sha256"].to_pylist())
-    content = hashlib.sha256("\0".join([*paths, *sha256]).encode())
-    for name in ("stage", "length", "rows", "row_group_rows"):
-        content.update(columns[name].astype("<i8").tobytes())
     arguments = {
         "split": split,
         "tokens_per_batch": tokens_per_batch,
@@ -269,44 +209,23 @@ def plan_stream(
         "window_row_groups": window_row_groups,
     }
     return StreamPlan(
-        buckets=tuple(buckets),
-        paths=paths,
-        shard_rows=tuple(columns["rows"].tolist()),
-        shard_sha256=sha256,
+        buckets=buckets_of(table, tokens_per_batch),
+        shards=table,
         seed=seed,
         order=order,
         lanes_at_most=lanes,
         window_row_groups=window_row_groups,
-        digest=fingerprint({**arguments, "shards": content.hexdigest()}),
+        digest=fingerprint({**arguments, "shards": _content(table)}),
     )
 
 
-def _rows_of_split(shards: pa.Table, split: str) -> pa.Table:
-    """The index's rows of a split that are not empty, checked."""
-    least = pc.and_(pc.greater_equal(shards["rows"], 0), pc.greater_equal(shards["row_group_rows"], 1))
-    good = pc.and_(least, pc.greater_equal(shards["length"], 1))
-    for bad in shards.filter(pc.invert(good)).slice(0, 1).to_pylist():
-        raise DataError(
-            "The index of shards contradicts itself",
-            where=bad["path"],
-            expected="rows >= 0, row_group_rows >= 1 and length >= 1",
-            got=f"rows {bad['rows']}, row_group_rows {bad['row_group_rows']}, length {bad['length']}",
-        )
-    table = shards.filter(pc.and_(pc.equal(shards["split"], split), pc.greater(shards["rows"], 0)))
-    if not table.num_rows:
-        every_split = sorted(set(shards["split"].unique().to_pylist()))
-        raise RequestError(
-            f"The dataset has no rows in the split {split!r}",
-            expected=f"one of its splits: {', '.join(every_split)}" if every_split else "at least one shard",
-            got=repr(split),
-        )
-    return table
-
-
-def _row_groups(shard: I64, rows: I64, row_group_rows: I64) -> tuple[I64, I64, I64]:
-    """(shard, ordinal within it, rows) of every row group of some shards."""
-    groups = -(-rows // row_group_rows)
-    first = np.cumsum(groups) - groups
-    ordinal: npt.NDArray[np.int64] = np.arange(groups.sum()) - np.repeat(first, groups)
-    size = np.repeat(row_group_rows, groups)
-    return np.repeat(shard, groups), ordinal, np.minimum(size, np.repeat(rows, groups) - ordinal * size)
+def _content(shards: pa.Table) -> str:
+    """A hash of all that the order and the examples depend on: checksums and sizes of the shards, in order."""
+    content = hashlib.sha256()
+    for name in ("sha256", "stage", "length", "rows", "row_group_rows"):
+        column = shards[name] if name == "sha256" else shards[name].cast(pa.int64())
+        # Arrow's memory is hashed as it is: a string for each of a hundred thousand shards would take longer than
+        # all else. What a filter has made begins at 0.
+        for buffer in column.combine_chunks().buffers()[1:]:
+            content.update(buffer)
+    return content.hexdigest()

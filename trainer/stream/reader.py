@@ -147,7 +147,7 @@ class RowGroupReader:
 
     def _where(self, bucket: int, group: int) -> str:
         b = self._plan.buckets[bucket]
-        return f"{self._dataset / self._plan.paths[int(b.shard[group])]}, row group {int(b.row_group[group])}"
+        return f"{self._dataset / self._plan.path(int(b.shard[group]))}, row group {int(b.row_group[group])}"
 
     def _persist(self, bucket: int, group: int) -> Piece:
         """Read a row group, again after a while if the store fails."""
@@ -164,7 +164,7 @@ class RowGroupReader:
         """The columns of one row group, checked."""
         b = self._plan.buckets[bucket]
         shard, row_group = int(b.shard[group]), int(b.row_group[group])
-        place, where = self._dataset / self._plan.paths[shard], self._where(bucket, group)
+        place, where = self._dataset / self._plan.path(shard), self._where(bucket, group)
         limits = self._limits(bucket)
         try:
             with place.open_input() as source:
@@ -203,11 +203,11 @@ class RowGroupReader:
         while block := source.read(1 << 22):
             digest.update(block)
         source.seek(0)
-        if digest.hexdigest() != self._plan.shard_sha256[shard]:
+        if digest.hexdigest() != (expected := self._plan.shards["sha256"][shard].as_py()):
             raise DataError(
                 "A shard's checksum differs from the one in the index of shards",
                 where=str(place),
-                expected=f"sha256 {self._plan.shard_sha256[shard]}",
+                expected=f"sha256 {expected}",
                 got=f"sha256 {digest.hexdigest()}",
                 remedy=REMEDY,
             )
@@ -216,7 +216,7 @@ class RowGroupReader:
         """Check a shard's footer the first time, and keep it for the shard's other row groups."""
         if shard in self._footers:
             return
-        found, rows = read_fingerprint(metadata), self._plan.shard_rows[shard]
+        found, rows = read_fingerprint(metadata), self._plan.shards["rows"][shard].as_py()
         if found != self._fingerprint or metadata.num_rows != rows:
             raise DataError(
                 "A shard is not the one that the dataset's index of shards describes",
