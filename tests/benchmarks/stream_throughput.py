@@ -33,7 +33,7 @@ from trainer.stream import Stream
 from trainer.stream.plan import plan_stream
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "trainer"))
-from conftest import ShardSpec, write_dataset
+from small_datasets import ShardSpec, write_dataset
 
 TOKENS_PER_BATCH = 32 * 512
 

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import SPECIAL_IDS, SPECS, write_dataset
 from hypothesis import given, settings
+from small_datasets import SPECIAL_IDS, SPECS, write_dataset
 
 from schemas.errors import RequestError
 from trainer.stream import IGNORED_LABEL, KINDS, Batch, Stream

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import write_dataset
+from small_datasets import write_dataset
 
 from trainer.models import RECIPES
 from trainer.models.decoders import block_mask

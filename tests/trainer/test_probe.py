@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_dataset
 from rich.console import Console
+from small_datasets import write_dataset
 from test_training import LEARNABLE, cyclic
 
 from trainer.loop import TrainSettings, train

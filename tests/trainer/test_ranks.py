@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ShardSpec, write_dataset
 from ranks import train_on
+from small_datasets import ShardSpec, write_dataset
 from test_training import LEARNABLE, cyclic
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_dataset
 from rich.console import Console
+from small_datasets import write_dataset
 from test_training import LEARNABLE, cyclic
 
 import trainer.loop

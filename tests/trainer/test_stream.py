@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import FIRST_TEXT_ID, SPECS, ShardSpec, example_names, train_names, write_dataset
+from small_datasets import FIRST_TEXT_ID, SPECS, ShardSpec, example_names, train_names, write_dataset
 
 import trainer.stream
 from schemas.errors import RequestError

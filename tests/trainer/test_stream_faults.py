@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
-from conftest import FIRST_TEXT_ID, ShardSpec, example_names, write_dataset
+from small_datasets import FIRST_TEXT_ID, ShardSpec, example_names, write_dataset
 
 from schemas.errors import DataError, RequestError
 from schemas.storage import Location

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import write_dataset
+from small_datasets import write_dataset
 
 from schemas.errors import ShardmillError
 from schemas.tables import FINGERPRINT_KEY

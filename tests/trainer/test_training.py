@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import FIRST_TEXT_ID, ShardSpec, write_dataset
 from rich.console import Console
+from small_datasets import FIRST_TEXT_ID, ShardSpec, write_dataset
 
 import trainer.loop
 import trainer.schedules
