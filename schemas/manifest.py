@@ -33,6 +33,11 @@ class TokenizerRecord(Frozen):
     sentinel_ids: list[int] = Field(default_factory=list)
     """Of `<extra_id_0>` and on, as far as the vocabulary has them."""
 
+    @property
+    def pad_id(self) -> int:
+        """What fills rows up: the pad id, else that of the end of sequence, else 0; never attended to."""
+        return self.special_ids.get("pad", self.special_ids.get("eos", 0))
+
 
 class SourceRecord(Frozen):
     """What became of one source."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -58,6 +59,21 @@ def test_damage_fails_by_name(damage: Callable[[Path], range], tmp_path: Path) -
     damage(write_dataset(tmp_path, specs=SPECS))
     with pytest.raises(DataError, match=second_shard(tmp_path).name if damage is not missing else "00001.parquet"):
         list(stream(tmp_path))
+
+
+@pytest.mark.parametrize("pause_seconds", [0.0, 0.003])
+def test_what_comes_before_the_damage_is_delivered(pause_seconds: float, tmp_path: Path) -> None:
+    """Fails if a batch that is made ahead of its step brings its error ahead of it too."""
+    whole = list(stream(write_dataset(tmp_path, specs=SPECS), lanes=1))
+    bad = {FIRST_TEXT_ID + row for row in flipped_byte(tmp_path)}
+    some = stream(tmp_path, lanes=1)
+    batches = iter(some)
+    for expected in itertools.takewhile(lambda b: not bad.intersection(example_names(b)), whole):
+        assert torch.equal(next(batches)["input_ids"], expected["input_ids"])
+        time.sleep(pause_seconds)
+    assert 1 < some.step < len(whole)
+    with pytest.raises(DataError):
+        next(batches)
 
 
 @pytest.mark.parametrize("world_size", [1, 3])

@@ -1,4 +1,4 @@
-"""Threads that read ahead. Daemon threads, so that a store which never answers cannot keep a process alive."""
+"""Threads that work ahead. Daemon threads, so that a store which never answers cannot keep a process alive."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 _Work = tuple["Future[Any]", Callable[[], Any]]
 
 
-class ReadPool:
+class DaemonPool:
     """Runs calls in the order in which they are submitted, on a few threads."""
 
     def __init__(self, threads: int) -> None:
@@ -28,7 +28,7 @@ class ReadPool:
     def add_thread(self) -> None:
         """One thread more, in the place of one that waits for a store in vain."""
         thread = threading.Thread(
-            target=_serve, args=(self._queue, self._stopped), name="shardmill-read-ahead", daemon=True
+            target=_serve, args=(self._queue, self._stopped), name="shardmill-ahead", daemon=True
         )
         thread.start()
         self._threads.append(thread)

@@ -19,7 +19,7 @@ from schemas.storage import Location
 from schemas.tables import read_fingerprint
 from trainer.stream.columns import REMEDY, Limits, Piece, check_pairs, flat
 from trainer.stream.plan import StreamPlan
-from trainer.stream.pool import ReadPool
+from trainer.stream.pool import DaemonPool
 
 OnError = Literal["fail", "skip"]
 
@@ -73,7 +73,7 @@ class RowGroupReader:
         self._retries, self._backoff_seconds, self._timeout_seconds = retries, backoff_seconds, timeout_seconds
         self._on_error, self._checksums = on_error, checksums
         self._footers: dict[int, pq.FileMetaData] = {}
-        self._pool = ReadPool(threads)
+        self._pool = DaemonPool(threads)
         self._faults = faults
 
     def close(self) -> None:

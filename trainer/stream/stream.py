@@ -6,11 +6,11 @@ scanned before the first batch or after a resume, and no worker process is start
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Generator, Mapping
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import torch.utils.data
 
@@ -18,12 +18,11 @@ from schemas.errors import RequestError, did_you_mean
 from schemas.manifest import Manifest, read_manifest, read_shards
 from schemas.storage import Location
 from trainer.stream import inspect
-from trainer.stream.batches import Batch, BatchRows, assemble, batch_kind, column_limits, target_length
-from trainer.stream.columns import Limits
-from trainer.stream.feed import Feed
+from trainer.stream.batches import Batch, batch_kind
+from trainer.stream.delivery import Delivery
 from trainer.stream.lanes import MOST_LANES
-from trainer.stream.plan import GlobalBatch, StreamPlan, plan_stream
-from trainer.stream.reader import Fault, OnError, RowGroupReader
+from trainer.stream.plan import StreamPlan, plan_stream
+from trainer.stream.reader import Fault, OnError
 from trainer.stream.turns import Order
 
 
@@ -152,9 +151,6 @@ class Stream(torch.utils.data.IterableDataset[Batch]):
             "on_error": on_error,
             "checksums": checksums,
         }
-        special_ids = self.manifest.tokenizer.special_ids
-        self.pad_id = special_ids.get("pad", special_ids.get("eos", 0))
-        """What fills rows up: the pad id, else that of the end of sequence, else 0; never attended to."""
 
     @property
     def steps(self) -> int | None:
@@ -222,69 +218,35 @@ class Stream(torch.utils.data.IterableDataset[Batch]):
                 "A stream reads ahead by itself, and worker processes would each deliver all of it again",
                 expected="DataLoader(stream, batch_size=None, num_workers=0)",
             )
-        reader = RowGroupReader(
-            self.dataset,
-            self.plan,
-            fingerprint=self.manifest.fingerprint,
-            limits=self._limits,
-            faults=self.faults,
-            **self._reading,
-        )
-        feed = Feed(
-            self.plan,
-            reader,
-            limits=self._limits,
-            rank=self.rank,
-            world_size=self.world_size,
-            last_step=self.steps,
-        )
-        try:
-            while self.steps is None or self.step < self.steps:
-                batch = self._batch(feed, self.plan.batch(self.step))
-                # Counted before it is handed over: a state taken while a batch is in use says it was delivered.
-                self.step += 1
-                yield batch
-        finally:
-            reader.close()
+        while self.steps is None or self.step < self.steps:
+            delivery = Delivery(
+                dataset=self.dataset,
+                manifest=self.manifest,
+                plan=self.plan,
+                kind=self._kind,
+                documents=self._documents,
+                sources=self._sources,
+                rank=self.rank,
+                world_size=self.world_size,
+                last_step=self.steps,
+                faults=self.faults,
+                reading=self._reading,
+            )
+            step = self.step
+            with contextlib.closing(delivery.batches(step)) as batches:
+                for batch, skipped_rows in batches:
+                    # Counted before it is handed over: a state taken while a batch is in use says it was delivered.
+                    self.step = step = step + 1
+                    self.skipped_rows += skipped_rows
+                    yield batch
+                    if self.step != step:  # another state has been loaded
+                        break
 
     def __len__(self) -> int:
         """Batches of all epochs; TypeError for a stream without end, as of any iterable without a length."""
         if self.steps is None:
             raise TypeError("a stream without end has no length; give epochs")
         return self.steps
-
-    def _batch(self, feed: Feed, batch: GlobalBatch) -> Batch:
-        """This rank's rows of a global batch."""
-        bucket = self.plan.buckets[batch.bucket]
-        store, rows, positions = feed.rows(batch)
-        padding = -(-bucket.batch_rows // self.world_size) - len(rows)
-        if padding:
-            rows = np.concatenate([rows, np.full(padding, store.null_row)])
-            positions = np.concatenate([positions, np.zeros(padding, dtype=np.int64)])
-        some = BatchRows(
-            store=store,
-            rows=rows,
-            positions=positions,
-            name=(batch.epoch, bucket.stage, bucket.length),
-            length=bucket.length,
-            target_length=target_length(self.manifest, bucket.length),
-            seed=self.plan.seed,
-            special_ids=self.manifest.tokenizer.special_ids,
-        )
-        if self.faults:
-            self.skipped_rows += int((store.lengths("input_ids", rows) == 0).sum()) - padding
-        return assemble(self._kind, some, pad_id=self.pad_id, documents=self._documents, sources=self._sources)
-
-    def _limits(self, bucket: int) -> dict[str, Limits]:
-        length = self.plan.buckets[bucket].length
-        return column_limits(
-            self._kind,
-            self.manifest,
-            length,
-            target_length(self.manifest, length),
-            documents=self._documents,
-            sources=self._sources,
-        )
 
     def describe(self) -> dict[str, Any]:
         """What an epoch delivers, see `trainer.stream.inspect.describe`."""
