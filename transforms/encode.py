@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from tokenizers import Tokenizer
 
-from transforms.boundaries import Boundaries
+from transforms.boundaries import Boundaries, boundaries_of
 from transforms.memo import Memo
 from transforms.ragged import Int64, Ragged, concatenate, offsets_of
 from transforms.texts import strings
@@ -74,7 +74,7 @@ class Encoder:
     def __init__(self, tokenizer: Tokenizer):
         """For a tokenizer, which must not be changed any more."""
         self.tokenizer = tokenizer
-        self.boundaries = Boundaries.of(tokenizer)
+        self.boundaries = boundaries_of(tokenizer)
         """None where texts are encoded whole."""
         self.memo = Memo(lambda pieces: encode_batch(tokenizer, pieces))
 

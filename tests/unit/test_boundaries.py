@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 from unit_helpers import cases, lists
 
-import transforms.boundaries as boundaries
 from schemas.job import TrainTokenizer
-from transforms.boundaries import Boundaries
+from transforms.boundaries import boundaries_of
+from transforms.boundaries import byte_level as patterns
 from transforms.encode import Encoder, encode_batch
 from transforms.texts import utf8
 from transforms.tokenizer_training import train_tokenizer
@@ -30,21 +30,21 @@ PROSE = (
 BYTE_LEVEL = {
     "gpt2": [pre_tokenizers.ByteLevel(add_prefix_space=False)],
     "gpt2-split": [
-        pre_tokenizers.Split(Regex(boundaries._GPT2), "isolated"),
+        pre_tokenizers.Split(Regex(patterns.GPT2), "isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ],
     "starcoder": [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)],
     "digit-runs": [pre_tokenizers.Digits(individual_digits=False), pre_tokenizers.ByteLevel(add_prefix_space=False)],
     "llama3": [
-        pre_tokenizers.Split(Regex(boundaries._CL100K % "{1,3}"), "isolated"),
+        pre_tokenizers.Split(Regex(patterns.CL100K % "{1,3}"), "isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ],
     "qwen2": [
-        pre_tokenizers.Split(Regex(boundaries._CL100K % ""), "isolated"),
+        pre_tokenizers.Split(Regex(patterns.CL100K % ""), "isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ],
     "gpt4o": [
-        pre_tokenizers.Split(Regex(boundaries._O200K), "isolated"),
+        pre_tokenizers.Split(Regex(patterns.O200K), "isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ],
 }
@@ -147,13 +147,13 @@ def test_the_words_of_all_strings_of_four_characters_are_those_of_their_pieces(k
 
 @pytest.mark.parametrize(
     ("text", "kind"),
-    [(boundaries._GPT2, "gpt2"), (boundaries._CL100K % "{1,3}", "llama3"), (boundaries._O200K, "gpt4o")],
+    [(patterns.GPT2, "gpt2"), (patterns.CL100K % "{1,3}", "llama3"), (patterns.O200K, "gpt4o")],
 )
 def test_the_comparison_sees_a_cut_inside_a_match(text: str, kind: str) -> None:
     """Fails if a rule that is too bold went unseen, or one of the pairs were kept together without need."""
-    pattern, seen = boundaries._PATTERNS[text], encoder(kind)
+    pattern, seen = patterns.PATTERNS[text], encoder(kind)
     for pair in pattern.inside:
-        bold = boundaries._byte_level(replace(pattern, inside=pattern.inside - {pair}), composes=False)
+        bold = patterns.byte_level_boundaries(replace(pattern, inside=pattern.inside - {pair}), composes=False)
         made = Encoder(seen.tokenizer)
         made.boundaries = bold
         with pytest.raises(AssertionError):
@@ -220,8 +220,8 @@ def test_tokenizers_whose_cuts_are_not_known_encode_texts_whole() -> None:
     own = Regex(r"\p{L}+|[^\p{L}]+")
     split = pre_tokenizers.Split(own, "isolated")
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    known = pre_tokenizers.Split(Regex(boundaries._GPT2), "removed")
-    assert Boundaries.of(load_tokenizer(bpe)) is not None
+    known = pre_tokenizers.Split(Regex(patterns.GPT2), "removed")
+    assert boundaries_of(load_tokenizer(bpe)) is not None
     for tokenizer in (
         changed(bpe, pre_tokenizer=pre_tokenizers.ByteLevel(add_prefix_space=True)),
         changed(bpe, pre_tokenizer=pre_tokenizers.Sequence([split, byte_level])),
@@ -237,17 +237,17 @@ def test_tokenizers_whose_cuts_are_not_known_encode_texts_whole() -> None:
         changed(unigram, normalizer=normalizers.Replace(Regex("a b"), "c")),
         Tokenizer(models.BPE()),
     ):
-        assert Boundaries.of(tokenizer) is None
+        assert boundaries_of(tokenizer) is None
     dropout = json.loads(bpe)
     dropout["model"]["dropout"] = 0.1
-    assert Boundaries.of(load_tokenizer(json.dumps(dropout).encode())) is None
+    assert boundaries_of(load_tokenizer(json.dumps(dropout).encode())) is None
     added = load_tokenizer(bpe)
     added.add_tokens([AddedToken("n't g")])
-    assert Boundaries.of(added) is None
+    assert boundaries_of(added) is None
     assert lists(Encoder(added).encode(utf8(["I don't go"]))) == lists(encode_batch(added, ["I don't go"]))
     truncated = load_tokenizer(bpe)
     truncated.enable_truncation(5)
-    assert Boundaries.of(truncated) is None
+    assert boundaries_of(truncated) is None
 
 
 @pytest.mark.parametrize("kind", KINDS)

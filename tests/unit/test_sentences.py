@@ -20,7 +20,7 @@ import transforms.objectives.registry  # noqa: F401  (makes the objectives known
 import transforms.sentences as sentences
 from schemas.job import TrainTokenizer
 from schemas.source import LANGUAGES, Source
-from transforms.boundaries import _CL100K
+from transforms.boundaries.byte_level import CL100K
 from transforms.encode import Encoder, encode_batch
 from transforms.sentences import sentence_bounds, sentence_fingerprint
 from transforms.texts import utf8
@@ -60,7 +60,7 @@ def tokenizer_of(kind: str) -> Tokenizer:
     elif kind in ("llama", "llama3"):
         # Takes line ends to the punctuation before them, so sentences end inside words.
         words = Regex(
-            _CL100K % "{1,3}"
+            CL100K % "{1,3}"
             if kind == "llama3"
             else r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
         )
