@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import pyarrow as pa
@@ -202,8 +202,8 @@ def manifest_errors(dataset: Location) -> Iterator[None]:
         ) from error
 
 
-def read_shards(dataset: Location) -> pa.Table:
-    """The index of shards, `shards.parquet`, in the order of the plan.
+def read_shards(dataset: Location, columns: Sequence[str] = SHARDS.names) -> pa.Table:
+    """The index of shards, `shards.parquet`, in the order of the plan; of it some columns, `path` among them.
 
     Raises:
       DataError: the index is missing, damaged, or names anything but a shard within the dataset.
@@ -212,7 +212,8 @@ def read_shards(dataset: Location) -> pa.Table:
     try:
         with reading_errors(place), place.open_input() as source:
             # ParquetFile, since read_table would first import pyarrow.dataset, a tenth of a second
-            table = pq.ParquetFile(source).read().select(SHARDS.names).cast(SHARDS)
+            table = pq.ParquetFile(source).read(columns=list(columns)).select(columns)
+            table = table.cast(pa.schema([SHARDS.field(name) for name in columns]))
     except (FileNotFoundError, pa.ArrowException, KeyError, ValueError, OSError) as error:
         raise DataError("The index of shards cannot be read", where=str(place), got=str(error)) from error
     good = pc.fill_null(pc.match_substring_regex(table["path"], _SHARD_PATH), False)

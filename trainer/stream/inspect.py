@@ -11,13 +11,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from schemas.errors import DataError, RequestError
-from schemas.manifest import Manifest
+from schemas.manifest import Manifest, read_shards
 from schemas.storage import Location
 from trainer.stream.batches import target_length
 from trainer.stream.plan import StreamPlan
 
 
-def describe(plan: StreamPlan, shards: pa.Table, manifest: Manifest, dataset: Location, split: str) -> dict[str, Any]:
+def describe(plan: StreamPlan, manifest: Manifest, dataset: Location, split: str) -> dict[str, Any]:
     """What an epoch delivers: totals, what each source gives, and rows, tokens, batches and padding of each length.
 
     `padding` is the share of positions of the delivered batches (all ranks) that hold no token, padding rows
@@ -53,14 +53,15 @@ def describe(plan: StreamPlan, shards: pa.Table, manifest: Manifest, dataset: Lo
         "tokens": tokens,
         "steps_per_epoch": plan.steps_per_epoch,
         "padding": 1 - tokens / positions,
-        "sources": _sources(shards.filter(pc.equal(shards["split"], split)), manifest, split),
+        "sources": _sources(dataset, manifest, split),
         "buckets": buckets,
     }
 
 
-def _sources(shards: pa.Table, manifest: Manifest, split: str) -> dict[str, dict[str, float]]:
+def _sources(dataset: Location, manifest: Manifest, split: str) -> dict[str, dict[str, float]]:
+    shards = read_shards(dataset, ("path", "split", "source_tokens"))
     tokens: Counter[str] = Counter()
-    for row in shards["source_tokens"].to_pylist():
+    for row in shards["source_tokens"].filter(pc.equal(shards["split"], split)).to_pylist():
         tokens.update(dict(row))
     total = sum(tokens.values())
     epochs = {s.name: s.epochs for s in manifest.sources} if split == "train" else {}

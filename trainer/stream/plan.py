@@ -22,6 +22,9 @@ from trainer.stream.buckets import Bucket, buckets_of, shards_of_split
 from trainer.stream.lanes import I64, MOST_LANES, Lanes, lane_count
 from trainer.stream.turns import CLOCK_BITS, ORDERS, Order, Turns, curriculum
 
+INDEX_COLUMNS = ("path", "split", "stage", "length", "rows", "row_group_rows", "tokens", "sha256")
+"""What a plan needs of the index of shards."""
+
 _RUN_STEPS = 256
 """Steps whose turns are worked out together: finding one of them alone costs as much as finding fifty."""
 
@@ -51,7 +54,7 @@ class StreamPlan:
     buckets: tuple[Bucket, ...]
     """Ascending by (stage, length)."""
     shards: pa.Table
-    """The index of the split's shards that have rows, schema `schemas.tables.SHARDS`."""
+    """The index of the split's shards that have rows, `INDEX_COLUMNS` or more."""
     seed: int
     order: Order
     lanes_at_most: int
@@ -173,7 +176,7 @@ def plan_stream(
     """The plan of one split.
 
     Args:
-      shards: the index of shards, schema `schemas.tables.SHARDS`.
+      shards: the index of shards, `INDEX_COLUMNS` or more of it.
       split: `train` or `validation`.
       tokens_per_batch: tokens, padding included, of a global batch at most; a bucket's batches have
         `tokens_per_batch // length` rows.

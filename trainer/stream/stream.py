@@ -21,7 +21,7 @@ from trainer.stream import inspect
 from trainer.stream.batches import Batch, batch_kind
 from trainer.stream.delivery import Delivery
 from trainer.stream.lanes import MOST_LANES
-from trainer.stream.plan import StreamPlan, plan_stream
+from trainer.stream.plan import INDEX_COLUMNS, StreamPlan, plan_stream
 from trainer.stream.reader import Fault, OnError
 from trainer.stream.turns import Order
 
@@ -111,9 +111,9 @@ class Stream(torch.utils.data.IterableDataset[Batch]):
             )
         self.dataset = Location.of(dataset)
         self.manifest: Manifest = read_manifest(self.dataset)
-        self._shards: pa.Table = read_shards(self.dataset)
+        shards = read_shards(self.dataset, INDEX_COLUMNS)
         self.plan: StreamPlan = plan_stream(
-            self._shards,
+            shards,
             split=split,
             tokens_per_batch=tokens_per_batch,
             seed=seed,
@@ -121,10 +121,10 @@ class Stream(torch.utils.data.IterableDataset[Batch]):
             lanes=lanes,
             window_row_groups=window_row_groups,
         )
-        filled = self._shards["rows"].to_numpy() > 0
-        self.splits: list[str] = sorted(set(self._shards["split"].filter(pa.array(filled)).unique().to_pylist()))
+        filled = shards["rows"].to_numpy() > 0
+        self.splits: list[str] = sorted(set(shards["split"].filter(pa.array(filled)).unique().to_pylist()))
         """Splits that the dataset has rows of."""
-        self.longest_row: int = int(self._shards["length"].to_numpy().max())
+        self.longest_row: int = int(shards["length"].to_numpy().max())
         """Tokens of the longest length bucket of any split: positions that a model needs."""
         self.tokens_per_batch = tokens_per_batch
         self.split, self.rank, self.world_size, self.epochs = split, rank, world_size, epochs
@@ -250,7 +250,7 @@ class Stream(torch.utils.data.IterableDataset[Batch]):
 
     def describe(self) -> dict[str, Any]:
         """What an epoch delivers, see `trainer.stream.inspect.describe`."""
-        return inspect.describe(self.plan, self._shards, self.manifest, self.dataset, self.split)
+        return inspect.describe(self.plan, self.manifest, self.dataset, self.split)
 
     def explain(self, step: int, row: int) -> dict[str, Any]:
         """Where an example of a global batch comes from, see `trainer.stream.inspect.explain`.
