@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import array
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator
 
 from schemas.counts import parse_count
 
@@ -24,3 +25,17 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 Count = Annotated[int, BeforeValidator(_count, json_schema_input_type=int | float | str), Field(gt=0)]
 """A positive count of tokens, bytes or rows; accepts 5_000, 410e9, 5B, 1.4T."""
+
+
+def _integers(value: Any) -> array.array[int]:
+    try:
+        return array.array("q", value)
+    except (TypeError, OverflowError) as error:
+        raise ValueError(f"expected a list of integers of 64 bits: {error}") from error
+
+
+if TYPE_CHECKING:
+    Integers = array.array[int]
+else:
+    Integers = Annotated[array.array, PlainValidator(_integers), PlainSerializer(list)]
+"""Many integers, int64: a sixth of a list's memory, and of numpy's kinds without a copy. Equal to its like."""

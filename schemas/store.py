@@ -7,7 +7,7 @@ from typing import Literal
 import pyarrow as pa
 from pydantic import Field
 
-from schemas.base import Frozen
+from schemas.base import Frozen, Integers
 from schemas.storage import Location
 
 Split = Literal["train", "validation"]
@@ -70,13 +70,13 @@ class PartSidecar(Frozen):
     """Bytes of the Parquet file; 0 where the part holds no document and there is no file."""
     sha256: str
     """Of the Parquet file; empty where there is none."""
-    chunk_documents: list[int]
+    chunk_documents: Integers
     """Documents of each row group."""
-    chunk_tokens: list[int]
+    chunk_tokens: Integers
     """Tokens of each row group."""
-    length_tokens: list[int]
+    length_tokens: Integers
     """Histogram of document lengths, ascending: lengths in tokens, long ones rounded down to 3 digits."""
-    length_documents: list[int]
+    length_documents: Integers
     """Documents of each of these lengths."""
     range_bytes_read: int = 0
     """Bytes of the range, decompressed; in the train sidecar only, since both splits share one range."""

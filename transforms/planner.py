@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
-from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +38,7 @@ def chunks_of(source: str, sidecars: Sequence[PartSidecar]) -> SourceChunks:
     group = ranges(np.array(counts, dtype=np.int64)).astype(np.int32)
     place = np.array([text_key(s.file, str(s.begin)) for s in sidecars], dtype=np.uint64)
     documents, tokens, length, times = (
-        np.fromiter(chain.from_iterable(getattr(s, name) for s in sidecars), np.int64)
+        np.concatenate([np.empty(0, np.int64), *(np.asarray(getattr(s, name)) for s in sidecars)])
         for name in ("chunk_documents", "chunk_tokens", "length_tokens", "length_documents")
     )
     lengths, which = np.unique(length, return_inverse=True)
@@ -106,10 +105,10 @@ def make_plan(job: Job, train: dict[str, SourceChunks], validation: dict[str, So
 class _Slices:
     """Slices of one source's chunks; arrays have one entry a slice."""
 
-    block: npt.NDArray[np.int64]
+    block: npt.NDArray[np.int32]
     part: npt.NDArray[np.int32]
     row_group: npt.NDArray[np.int32]
-    copy: npt.NDArray[np.int64]
+    copy: npt.NDArray[np.int32]
     token_begin: npt.NDArray[np.int64]
     token_end: npt.NDArray[np.int64]
     resumes: npt.NDArray[np.bool_]
@@ -146,10 +145,10 @@ def _slices(seed: int, chunks: SourceChunks, start: int, ends: npt.NDArray[np.in
         goes_beyond = cut & (edges[chunk] < stop) & (stop < edges[chunk + 1]) & (end > stop - reach)
         parts.append(
             _Slices(
-                block=np.searchsorted(ends, begin, side="right"),
+                block=np.searchsorted(ends, begin, side="right").astype(np.int32),
                 part=chunks.part[which],
                 row_group=chunks.row_group[which],
-                copy=np.full(len(begin), copy),
+                copy=np.full(len(begin), copy, np.int32),
                 token_begin=begin - edges[chunk],
                 token_end=end - edges[chunk],
                 resumes=cut & (begin == start) & (begin > edges[chunk]),
@@ -163,18 +162,19 @@ def _append(
     tables: list[pa.Table], rows: list[_Slices], names: list[str], split: str, stage: int, first_block: int
 ) -> int:
     """Add a stage's table, sorted by block then source; returns its number of blocks."""
+    block = np.concatenate([r.block for r in rows])
     # Numbered without gaps: a block may be too small to hold a token of any source.
-    shard = np.unique(np.concatenate([r.block for r in rows]), return_inverse=True)[1]
-    source = np.repeat(np.arange(len(rows)), [len(r.block) for r in rows])
-    order = np.lexsort((source, shard))
-
-    count = len(order)
+    filled = np.bincount(block) > 0
+    shard = (np.cumsum(filled, dtype=np.int32) - 1)[block]
+    order = np.argsort(shard, kind="stable")  # sources follow each other already, each in order of its blocks
+    shard = shard[order]
+    source = np.repeat(np.arange(len(rows), dtype=np.int32), [len(r.block) for r in rows])[order]
     values = {
-        "block": first_block + shard[order],
-        "split": pa.DictionaryArray.from_arrays(np.zeros(count, np.int32), [split]),
-        "stage": np.full(count, stage),
-        "shard": shard[order],
-        "source": pa.DictionaryArray.from_arrays(source[order].astype(np.int32), pa.array(names, pa.string())),
+        "block": first_block + shard,
+        "split": pa.DictionaryArray.from_arrays(np.zeros(len(order), np.int32), [split]),
+        "stage": np.full(len(order), stage, np.int32),
+        "shard": shard,
+        "source": pa.DictionaryArray.from_arrays(source, pa.array(names, pa.string())),
     }
 
     def column(field: pa.Field) -> pa.Array:
@@ -184,7 +184,7 @@ def _append(
         return pc.if_else(pc.equal(array, -1), None, array) if field.nullable else array
 
     tables.append(pa.table([column(f) for f in PLAN], schema=PLAN))
-    return int(shard.max()) + 1 if count else 0
+    return int(filled.sum())
 
 
 def block_fingerprint(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -154,10 +155,10 @@ def tokenize_range(piece: InputRange, options: TokenizeOptions) -> dict[Split, P
             text_bytes=part.text_bytes,
             size_bytes=part.sink.size_bytes if part.sink else 0,
             sha256=part.sink.sha256 if part.sink else "",
-            chunk_documents=[d for d, _ in part.chunks],
-            chunk_tokens=[t for _, t in part.chunks],
-            length_tokens=sorted(part.lengths),
-            length_documents=[part.lengths[n] for n in sorted(part.lengths)],
+            chunk_documents=array("q", [d for d, _ in part.chunks]),
+            chunk_tokens=array("q", [t for _, t in part.chunks]),
+            length_tokens=array("q", sorted(part.lengths)),
+            length_documents=array("q", [part.lengths[n] for n in sorted(part.lengths)]),
             **(totals.of_range() if split == "train" else {}),
         )
         if part.sink is None:

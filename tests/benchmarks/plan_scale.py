@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from array import array
 from pathlib import Path
 
 import numpy as np
@@ -64,10 +65,10 @@ def big_plan(chunks: int, sources: int, tokens: int) -> dict[str, float]:
                 part=p,
                 file=f"part-{p}",
                 begin=0,
-                chunk_documents=documents[64 * p : 64 * p + 64].tolist(),
-                chunk_tokens=sized[64 * p : 64 * p + 64].tolist(),
-                length_tokens=lengths.tolist(),
-                length_documents=[3] * len(lengths),
+                chunk_documents=array("q", documents[64 * p : 64 * p + 64]),
+                chunk_tokens=array("q", sized[64 * p : 64 * p + 64]),
+                length_tokens=array("q", lengths),
+                length_documents=array("q", [3] * len(lengths)),
             )
             for p in range(-(-count // 64))
         ]
