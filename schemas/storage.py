@@ -96,7 +96,7 @@ class Location:
     @property
     def is_local(self) -> bool:
         """True for a path on this machine."""
-        return not _REMOTE.match(self.uri)
+        return self.uri.startswith("/") or not _REMOTE.match(self.uri)
 
     @property
     def fs(self) -> pafs.FileSystem:
@@ -170,13 +170,16 @@ class Location:
 
     def read_bytes(self) -> bytes:
         """The whole file."""
+        if self.is_local:
+            with open(self.uri, "rb") as file:
+                return file.read()
 
         def read() -> bytes:
             with self.open_input() as source:
                 return bytes(source.read())
 
         with reading_errors(self):
-            return read() if self.is_local else whole_answer(read)
+            return whole_answer(read)
 
     def files(self, recursive: bool = False) -> list[FileInfo]:
         """Files of this directory, sorted by path; empty where there is no such directory."""
