@@ -64,7 +64,8 @@ class AuditContext:
         tokenizer = manifest.tokenizer
         is_special = np.zeros(tokenizer.vocab_size, dtype=bool)
         # An id beyond the vocabulary is for the tokenizer's own gate to report, not a reason to stop here.
-        is_special[[i for i in tokenizer.special_token_ids if 0 <= i < tokenizer.vocab_size]] = True
+        special = {*tokenizer.special_token_ids, *tokenizer.special_ids.values(), *tokenizer.sentinel_ids}
+        is_special[[i for i in special if 0 <= i < tokenizer.vocab_size]] = True
         buckets: dict[int, set[int]] = {s.stage: set(s.lengths) for s in manifest.stages}
         for record in manifest.lengths:
             buckets.setdefault(record.stage, set()).add(record.length)
