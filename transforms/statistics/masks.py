@@ -111,14 +111,14 @@ def _count_replacements(rows: Rows, places: MaskedPlaces) -> None:
     figures["random_is_special"] = rows.count_where(wrong, places.row)
 
 
-def _count_frame(rows: Rows, restored: Int64, special_at: Int64, special_row: Int64) -> None:
+def _count_frame(rows: Rows, restored: npt.NDArray[np.int32], special_at: Int64, special_row: Int64) -> None:
     """Restored rows start with CLS, have SEP after every piece, and no other CLS, SEP or unlabelled mask.
 
     Where the pieces contradict the row's length, which is counted apart, only its two ends are judged.
 
     Args:
       rows: where the figure is added.
-      restored: ids before they were masked, int64 [tokens].
+      restored: ids before they were masked, [tokens].
       special_at, special_row: special ids that are not masked, int64 [specials].
     """
     roles = rows.context.special_ids

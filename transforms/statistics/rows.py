@@ -188,9 +188,7 @@ class Rows:
             for name, values in self.per_row.items()
             if values.any()
         }
-        maxima = {
-            name: np.maximum.reduceat(values[order], begin).tolist() for name, values in self.maxima.items()
-        }
+        maxima = {name: np.maximum.reduceat(values[order], begin).tolist() for name, values in self.maxima.items()}
         for rank, index in enumerate(present.tolist()):
             measures = Measures(
                 Counter({name: counts[rank] for name, counts in sums.items() if counts[rank]}),
