@@ -24,6 +24,7 @@ from schemas.base import Share
 from schemas.tables import MASKS, Column
 from transforms.gates.masks import mask_gates
 from transforms.gates.pairs import pair_gates
+from transforms.gates.short_rows import short_rows
 from transforms.objectives.base import Documents, Examples, Law, Objective, require_length, require_token
 from transforms.objectives.drawing import Drawing, Mark, document_boundaries, masked_places, merge_marks
 from transforms.objectives.masking import Masker, MaskingParameters
@@ -168,7 +169,11 @@ class SentencePairObjective(Objective):
         """How places are masked, and how often segments follow each other."""
         p = evidence.context.parameters
         assert isinstance(p, SentencePair)
-        return [*mask_gates(evidence), *pair_gates(evidence, p.task, p.coin_prob)]
+        return [
+            *mask_gates(evidence),
+            *pair_gates(evidence, p.task, p.coin_prob),
+            *short_rows(evidence, p.short_sequence_rate, "pairs"),
+        ]
 
     @staticmethod
     def draw(row: Mapping[str, Any], tokenizer: TokenizerRecord) -> Drawing:

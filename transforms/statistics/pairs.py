@@ -78,6 +78,12 @@ def measure_pairs(
     coin = chunk_coins(rows.context.seed, chunk, coin_prob)
     short = tokens[first, each] < (room // 2 if task == "sop" else (room + 1) // 2)
     told = good & right & (short | (tokens.sum(axis=0) < room))  # a wrong label is counted already
+    if short_rate:
+        # All sentences but the last have less than the target, and the last is not A's.
+        target = short_targets(chunk, rows.longest - _FRAME, short_rate)
+        split = told & label if task == "nsp" else told
+        figures["short_targets_told"] = split.astype(np.int64)
+        figures["short_target_errors"] = (split & (tokens[first, each] >= target)).astype(np.int64)
     if task == "sop":
         figures["pair_coin_errors"] = (told & (label == coin)).astype(np.int64)
         return

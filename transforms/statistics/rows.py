@@ -53,6 +53,8 @@ class Rows:
     doc_offsets: Ragged
     doc_lengths: Ragged
     copy: Int64
+    longest: int = 0
+    """The longest bucket's length of the rows' stage; a row that is not short has as many tokens."""
     per_row: dict[str, Int64] = field(default_factory=dict)
     """[rows] each, to be summed by source."""
     maxima: dict[str, Int64] = field(default_factory=dict)
@@ -222,6 +224,7 @@ def measure_common(rows: Rows, column_length: Int64, split: str, stage: int, len
       length: the bucket's length.
     """
     context, n, special_ids = rows.context, rows.lengths, rows.inputs.special_ids
+    rows.longest = max(context.lengths.get(stage, ()), default=length)
     figures = rows.per_row
     figures["rows"] = np.ones(len(rows), np.int64)
     figures["tokens"] = n
