@@ -66,10 +66,11 @@ class ShardMapper:
 
 def context_of(dataset: Location) -> AuditContext:
     """What rows of a dataset are held against; its ids have no bytes where the tokenizer cannot be read."""
-    surfaces = None
+    surfaces = starts_word = None
     with contextlib.suppress(FileNotFoundError, IsADirectoryError, RequestError):  # the tokenizer's gate says so
-        surfaces = Surfaces.of((dataset / "tokenizer.json").read_bytes())
-    return AuditContext.of(read_manifest(dataset), surfaces)
+        data = (dataset / "tokenizer.json").read_bytes()
+        surfaces, starts_word = Surfaces.of(data), read_vocabulary(data).starts_word
+    return AuditContext.of(read_manifest(dataset), surfaces, starts_word)
 
 
 def merge_bytes(*parts: bytes) -> bytes:

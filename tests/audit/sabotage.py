@@ -107,12 +107,25 @@ def some_shown_at_random(row: Row, vocabulary: Vocabulary, rng: np.random.Genera
 
 def a_third_restored(row: Row, vocabulary: Vocabulary, rng: np.random.Generator) -> None:
     """A third of the masked places are no longer predicted, as if the rate were lower."""
-    kept = [rng.random() < 2 / 3 for _ in row["mask_positions"]]
-    for place, label, keep in zip(row["mask_positions"], row["mask_labels"], kept, strict=True):
-        if not keep:
+    restore(row, [rng.random() < 1 / 3 for _ in row["mask_positions"]])
+
+
+def a_third_of_runs_restored(row: Row, vocabulary: Vocabulary, rng: np.random.Generator) -> None:
+    """The same run by run, so that no n-gram is cut."""
+    lost, before = [], None
+    for place in row["mask_positions"]:
+        lost.append(lost[-1] if before is not None and place == before + 1 else rng.random() < 1 / 3)
+        before = place
+    restore(row, lost)
+
+
+def restore(row: Row, lost: list[bool]) -> None:
+    """Those masked places are shown as they were, and no longer predicted."""
+    for place, label, gone in zip(row["mask_positions"], row["mask_labels"], lost, strict=True):
+        if gone:
             row["input_ids"][place] = label
     for name in ("mask_positions", "mask_labels"):
-        row[name][:] = [x for x, keep in zip(row[name], kept, strict=True) if keep]
+        row[name][:] = [x for x, gone in zip(row[name], lost, strict=True) if not gone]
 
 
 def labels_off_by_one(row: Row, vocabulary: Vocabulary, rng: np.random.Generator) -> None:

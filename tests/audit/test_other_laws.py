@@ -56,3 +56,34 @@ def test_the_gate_on_short_rows_says_between_which_shares_the_coins_are(pack: st
     least, most = (float(x.rstrip("%")) for x in gate.observed.split(" of ")[0].split(" to "))
     assert least < 9.9 < most
     assert gate.n == result.statistics.total("rows", split="train")
+
+
+RUNS = [
+    ({"selection": "ngram", "max_ngram": 2}, {"max_ngram": 3}),
+    ({"selection": "ngram", "whole_word": True, "max_ngram": 1}, {"max_ngram": 3}),
+    ({"selection": "span", "span_geometric_p": 0.4}, {"span_geometric_p": 0.2}),
+    ({"selection": "span", "max_span_words": 8}, {"max_span_words": 10}),
+    ({"selection": "span", "pack": "sentences", "span_geometric_p": 0.25}, {"span_geometric_p": 0.2}),
+    ({"selection": "span", "span_geometric_p": 0.2}, {"span_geometric_p": 0.3}),
+    ({"selection": "ngram", "max_ngram": 4}, {"max_ngram": 3}),
+]
+
+
+@pytest.mark.parametrize(("made", "claimed"), RUNS, ids=str)
+def test_ngrams_and_spans_of_other_lengths_trip_the_gate_on_runs_alone(
+    made: dict[str, Any], claimed: dict[str, Any], tmp_path: Path
+) -> None:
+    """Fails if runs were judged by how many places follow another alone, which a law a little off does not show."""
+    dataset = make_dataset(tmp_path, Mlm.model_validate(made), blocks=2, times=2)
+    claim(dataset, **claimed)
+    (failed,) = audit_dataset(dataset).failed
+    assert failed.name == "mask_runs"
+    assert "runs end elsewhere" in failed.observed
+    assert failed.figures == ("mask_run_errors",)
+
+
+def test_other_ngrams_of_pairs_trip_the_gate_on_runs_alone(tmp_path: Path) -> None:
+    pairs = SentencePair(task="sop", selection="ngram", whole_word=True, max_ngram=2)
+    dataset = make_dataset(tmp_path, pairs, blocks=2, times=2)
+    claim(dataset, max_ngram=3)
+    assert [g.name for g in audit_dataset(dataset).failed] == ["mask_runs"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from sabotage import (
     Sabotage,
+    a_third_of_runs_restored,
     a_third_restored,
     change_row,
     change_rows,
@@ -93,7 +94,7 @@ MASKS = [
     (change_rows(masks_scattered), {"mask_runs"}, NGRAM),
     (change_rows(masks_scattered), {"mask_runs"}, SPAN),
     (change_rows(a_third_restored), {"mask_counts"}, BERNOULLI),
-    (change_rows(a_third_restored), {"mask_counts"}, NGRAM),
+    (change_rows(a_third_of_runs_restored), {"mask_counts"}, NGRAM),
     (change_rows(a_third_restored), {"mask_counts"}, WORDS),
     (change_shard(first_train, fewer_masks), {"mask_counts"}, Mlm()),
     (change_shard(full_train, fewer_masks), {"mask_counts"}, SPAN),

@@ -168,13 +168,18 @@ def _runs(e: Evidence, level: float) -> Gate:
     improbable = proportion_tail(round(share * n / spread), round(n / spread), least) < level
     lone = inner == 0 and not parameters.whole_word and parameters.selection != "span"
     deviation = max(least - share, (share - least) if lone else 0.0)
+    wrong, judged = (e.found.total(f) for f in ("mask_run_errors", "mask_runs_judged"))
+    lengths = ", and every run ends where a draw says, but for the budget's sake" if judged else ""
     return Gate(
         name="mask_runs",
-        passed=not (improbable and deviation > RUNS_FLOOR),
-        expected=f"{'' if lone else 'at least '}{least:.2%} of masked places behind another, {chance:.2%} by chance",
-        observed=f"{share:.2%} of {places:,}",
+        passed=wrong == 0 and not (improbable and deviation > RUNS_FLOOR),
+        expected=f"{'' if lone else 'at least '}{least:.2%} of masked places behind another, {chance:.2%} by chance"
+        + lengths,
+        observed=f"{share:.2%} of {places:,}" + (f"; {wrong:,} of {judged:,} runs end elsewhere" if judged else ""),
         bound=f"binomial tail ≥ {level:.0e} or deviation ≤ {RUNS_FLOOR:.0%}; smallest deviation detectable: "
         f"{detectable_proportion(round(n / spread), min(least, 0.5), level):.2%}",
         n=places,
         effect=max(deviation, 0.0),
+        worst_shard=e.worst("mask_run_errors"),
+        figures=("mask_run_errors",) if judged else (),
     )

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from schemas.base import Share
+from schemas.keys import draw
 from schemas.tables import MASKS
 from transforms.gates.masks import mask_gates
 from transforms.gates.short_rows import short_rows
@@ -24,8 +25,9 @@ from transforms.objectives.drawing import Drawing, document_boundaries, masked_p
 from transforms.objectives.layout import Layout, document_rows, full_rows, sentence_rows
 from transforms.objectives.masking import Masker, MaskingParameters
 from transforms.ragged import Int64
+from transforms.statistics.mask_spans import measure_mask_spans
 from transforms.statistics.masks import MASK_LAWS, measure_masks
-from transforms.statistics.short_rows import measure_short_rows
+from transforms.statistics.short_rows import first_pieces, measure_short_rows
 from transforms.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -108,7 +110,9 @@ class MlmObjective(Objective):
         """Figures of masked rows."""
         parameters = rows.context.parameters
         assert isinstance(parameters, PackedMaskingParameters)
-        measure_masks(rows, table)
+        places = measure_masks(rows, table)
+        key, begin, known = first_pieces(rows)
+        measure_mask_spans(rows, places, draw(rows.context.seed, "row", key, begin, rows.copy), known)
         measure_short_rows(rows, parameters.pack, parameters.short_sequence_rate)
 
     @staticmethod

@@ -30,6 +30,7 @@ from transforms.objectives.drawing import Drawing, Mark, document_boundaries, ma
 from transforms.objectives.masking import Masker, MaskingParameters
 from transforms.objectives.pairing import Walk
 from transforms.ragged import Int64
+from transforms.statistics.mask_spans import measure_mask_spans
 from transforms.statistics.masks import MASK_LAWS, measure_masks
 from transforms.statistics.pairs import PAIR_LAWS, measure_pairs
 from transforms.vocabulary import Vocabulary
@@ -161,8 +162,9 @@ class SentencePairObjective(Objective):
         """Figures of masked rows and of their pairs."""
         p = rows.context.parameters
         assert isinstance(p, SentencePair)
-        measure_masks(rows, table)
-        measure_pairs(rows, table, p.task, coin_prob=p.coin_prob, short_rate=p.short_sequence_rate)
+        places = measure_masks(rows, table)
+        names, known = measure_pairs(rows, table, p.task, coin_prob=p.coin_prob, short_rate=p.short_sequence_rate)
+        measure_mask_spans(rows, places, names, known)
 
     @staticmethod
     def gates(evidence: Evidence) -> list[Gate]:

@@ -45,12 +45,15 @@ MASK_LAWS: dict[str, Law] = {
 }
 
 
-def measure_masks(rows: Rows, table: pa.Table) -> None:
+def measure_masks(rows: Rows, table: pa.Table) -> MaskedPlaces:
     """Add the figures of masked rows.
 
     Args:
       rows: where they are added.
       table: with `mask_positions` and `mask_labels`.
+
+    Returns:
+      The places.
     """
     parameters = rows.context.parameters
     assert isinstance(parameters, MaskingParameters)
@@ -97,6 +100,7 @@ def measure_masks(rows: Rows, table: pa.Table) -> None:
         special_at = np.unique(special_at)
         special_row = rows.row_of(special_at)
     _count_neighbours(rows, places.row[1:][adjacent], special_at, special_row, candidates)
+    return places
 
 
 def _count_replacements(rows: Rows, places: MaskedPlaces) -> None:
