@@ -264,11 +264,15 @@ def fewer_masks(columns: Columns, vocabulary: Vocabulary) -> None:
 
 
 def unlabelled_mask(columns: Columns, vocabulary: Vocabulary) -> None:
-    """A place that shows the mask token is no longer asked about: its label is lost."""
+    """A place that shows the mask token is no longer asked about, another is in its stead: the count stays right."""
     mask = vocabulary.special_ids["mask"]
     rows = zip(columns["input_ids"], columns["mask_positions"], columns["mask_labels"], strict=True)
-    places, labels, i = next((p, k, i) for ids, p, k in rows for i, at in enumerate(p) if ids[at] == mask)
+    ids, places, labels, i = next((s, p, k, i) for s, p, k in rows for i, at in enumerate(p) if s[at] == mask)
+    other = next(p for p, token in enumerate(ids) if p not in places and token in set(vocabulary.text_ids.tolist()))
     del places[i], labels[i]
+    at = sum(p < other for p in places)
+    places.insert(at, other)
+    labels.insert(at, ids[other])
 
 
 def descending_positions(columns: Columns, vocabulary: Vocabulary) -> None:
@@ -342,7 +346,15 @@ def sentinel_gone(columns: Columns, vocabulary: Vocabulary) -> None:
 
 
 def target_without_eos(columns: Columns, vocabulary: Vocabulary) -> None:
-    columns["target_ids"][0].pop()
+    """A token of text takes the place of EOS, so that the length stays right."""
+    columns["target_ids"][0][-1] = int(vocabulary.text_ids[0])
+
+
+def target_cut(columns: Columns, vocabulary: Vocabulary) -> None:
+    """A target of two tokens and more behind its last sentinel loses one of them."""
+    sentinels = set(vocabulary.sentinel_ids.tolist())
+    target = next(t for t in columns["target_ids"] if not sentinels & set(t[-3:]))
+    del target[-2]
 
 
 def target_out_of_range(columns: Columns, vocabulary: Vocabulary) -> None:

@@ -59,11 +59,16 @@ def _counts(e: Evidence, level: float) -> Gate:
     formula = f"⌈{formula}⌉" if parameters.selection == "span" else f"max(1, round({formula}))"
     if parameters.max_predictions is not None:
         formula = f"min({parameters.max_predictions}, {formula})"
+    unused, most_unused = 0.0, ""
     expected, passed, bound = f"{formula} masked places a row, {law:,} in all", True, "0 exceptions"
     if not parameters.exact_count:
         expected = f"at most {expected}"
-        passed, bound = masked >= LEAST_OF_BUDGET * law, f"0 exceptions, and at least {LEAST_OF_BUDGET:.0%} in all"
+        unused, most_unused = e.found.worst.get("mask_budget_unused", (0.0, ""))
+        passed = masked >= LEAST_OF_BUDGET * law and unused <= 1 - LEAST_OF_BUDGET
+        bound = f"0 exceptions, and at least {LEAST_OF_BUDGET:.0%} in all and in each shard"
     observed = f"{masked:,} masked; rows that break the law: {wrong:,}"
+    if unused > 1 - LEAST_OF_BUDGET:
+        observed += f"; a shard has {1 - unused:.0%} alone"
     if parameters.selection == "bernoulli":
         candidates = e.found.total("mask_candidates")
         share = masked / candidates if candidates else 0.0
@@ -81,7 +86,7 @@ def _counts(e: Evidence, level: float) -> Gate:
         bound=bound,
         n=e.found.total("rows"),
         effect=float(wrong),
-        worst_shard=e.worst("mask_count_errors"),
+        worst_shard=e.worst("mask_count_errors") or most_unused or None,
         figures=("mask_count_errors",),
     )
 

@@ -20,7 +20,13 @@ from transforms.objectives.registry import known_objective, schema_of
 from transforms.statistics.accumulator import Accumulator, Group
 from transforms.statistics.context import AuditContext
 from transforms.statistics.hashes import collect_hashes
-from transforms.statistics.mask_law import REPLACEMENT_FLOOR, clustering, expected_shares, position_floor
+from transforms.statistics.mask_law import (
+    BUDGET_PLACES,
+    REPLACEMENT_FLOOR,
+    clustering,
+    expected_shares,
+    position_floor,
+)
 from transforms.statistics.masks import FIXED_POINT
 from transforms.statistics.places import PLACE_FLOOR
 from transforms.statistics.rows import Rows, measure_common
@@ -177,6 +183,9 @@ def _rank_shares(found: Accumulator, context: AuditContext, length: int, path: s
         if test.distance > floor:
             found.add_worst(f"{name}_surprise", -math.log(max(test.tail, 5e-324)), path)
     if isinstance(parameters, MaskingParameters):
+        law = found.total("mask_law")
+        if law >= BUDGET_PLACES and not parameters.exact_count and parameters.selection != "bernoulli":
+            found.add_worst("mask_budget_unused", 1 - found.total("masked") / law, path)
         _rank_replacements(found, parameters, context.text_ids, path)
 
 
