@@ -47,6 +47,24 @@ def test_a_sample_within_its_limit_is_exact(values: list[int]) -> None:
     assert sample.repeated == len(values) - len(set(values))
 
 
+_PAIRS = st.lists(st.tuples(st.sampled_from([0, 1, 5, 2**63]), st.integers(0, 2)), max_size=12)
+
+
+@given(_PAIRS, _PAIRS)
+def test_hashes_of_one_first_word_are_told_apart_by_their_second(
+    a: list[tuple[int, int]], b: list[tuple[int, int]]
+) -> None:
+    """Fails if rows are taken for repeats though only half of their 128 bits agree."""
+    x, y = HashSample.create(), HashSample.create()
+    for sample, pairs in ((x, a), (y, b)):
+        sample.add(np.array(pairs, np.uint64).reshape(-1, 2).T)
+    merged = x.merge(y)
+    found = zip(merged.hashes.tolist(), merged.others.tolist(), merged.counts.tolist(), strict=True)
+    assert {(h, o): n for h, o, n in found} == Counter(a + b)
+    assert x.shared_with(y) == y.shared_with(x) == len(set(a) & set(b))
+    assert HashSample.from_json(merged.to_json()).to_json() == merged.to_json()
+
+
 def test_merging_does_not_change_what_is_merged() -> None:
     x, y = sample_of([1, 2, 3]), sample_of([3, 4])
     before = x.to_json(), y.to_json()

@@ -97,7 +97,7 @@ class Accumulator:
         self.groups[group] = measures if known is None else known.merge(measures)
 
     def add_hashes(self, name: str, hashes: npt.NDArray[np.uint64]) -> None:
-        """Count hashes in the sample of that name."""
+        """Count hashes, uint64 [2, hashes] or [hashes], in the sample of that name."""
         self.samples.setdefault(name, HashSample.create()).add(hashes)
 
     def add_tokens(self, split: str, source: str, counts: Int64) -> None:

@@ -15,12 +15,12 @@ from transforms.statistics.rows import Rows
 
 
 def hash_rows(rows: Rows) -> U64:
-    """uint64 [rows], equal for equal `input_ids`."""
+    """uint64 [2, rows], 128 bits, equal for equal `input_ids`."""
     return draw(0, "audit.row", rows.polynomials, rows.lengths)
 
 
 def hash_texts(rows: Rows) -> U64:
-    """uint64 [rows], equal for equal ids before they were masked; as `hash_rows` where nothing was."""
+    """uint64 [2, rows], equal for equal ids before they were masked; as `hash_rows` where nothing was."""
     if rows.restored is None:
         return hash_rows(rows)
     sums = polynomials(rows.restored, rows.offsets, rows.context.token_hashes)
@@ -39,11 +39,11 @@ def collect_hashes(rows: Rows, accumulator: Accumulator, split: str, stage: int)
 
 
 def occurrence_hashes(rows: Rows, row_hashes: U64, split: str, stage: int) -> tuple[Int64, U64]:
-    """Rows that have provenance, and a hash of each with it; equal for a row that was written twice."""
+    """Rows that have provenance, and the hash of each with it, uint64 [2, those], equal for a row written twice."""
     has_piece = np.flatnonzero((rows.doc_keys.lengths > 0) & (rows.doc_offsets.lengths > 0))
     key = rows.doc_keys.flat[rows.doc_keys.offsets[:-1][has_piece]]
     offset = rows.doc_offsets.flat[rows.doc_offsets.offsets[:-1][has_piece]]
-    scoped = _scoped(row_hashes, split, stage)[has_piece]
+    scoped = _scoped(row_hashes, split, stage)[:, has_piece]
     return has_piece, draw(0, "audit.occurrence", scoped, key, offset, rows.copy[has_piece])
 
 

@@ -79,7 +79,7 @@ def measure_infilling(rows: Rows, targets: Ragged, *, ratio: float, mean: float,
         (masks < 1) | (masks > most) | (rows.lengths > targets.lengths)
     )
 
-    rows.drawn = hash_rows(rows), (masks >= DRAW_MASKS) & (text >= 8 * masks)
+    rows.drawn = hash_rows(rows)[0], (masks >= DRAW_MASKS) & (text >= 8 * masks)
     figures["kept_text_errors"] = _surplus(rows.inputs, originals, mask_at)
     if in_order:
         figures["kept_text_errors"] += _displaced(rows, mask_at, masks, originals.ids, targets.offsets)

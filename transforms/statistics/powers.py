@@ -12,8 +12,8 @@ from transforms.ragged import Int64
 
 U64 = npt.NDArray[np.uint64]
 
-BASE = 0x9E3779B97F4A7C15
-"""Base of the row hash's polynomial; odd, hence invertible modulo 2**64."""
+BASES = (0x9E3779B97F4A7C15, 0xD1B54A32D192ED03)
+"""Bases of the row hash's two polynomials; odd, hence invertible modulo 2**64."""
 
 _TILE_ITEMS = 2**15
 """Ids hashed at a time: 256 KB of values."""
@@ -34,16 +34,19 @@ def row_sums(values: npt.NDArray[_Sum], offsets: Int64) -> npt.NDArray[_Sum]:
 
 
 def polynomials(ids: npt.NDArray[np.integer], offsets: Int64, table: U64) -> U64:
-    """uint64 [rows], Σ table[id] · BASE^position modulo 2**64.
+    """uint64 [2, rows], Σ table[id] · base^position modulo 2**64 for both bases.
 
-    One product a token and no table by position: a row's own power of the base is divided out, so its place among
-    the rows is nothing. Tile by tile, so that nothing as long as the ids leaves the processor's cache.
+    One product a token and base, and no table by position: a row's own power of the base is divided out, so its place
+    among the rows is nothing. Tile by tile, so that nothing as long as the ids leaves the processor's cache.
     """
-    sums, factors = np.zeros(len(offsets) - 1, np.uint64), powers(BASE, len(ids))
+    sums = np.zeros((2, len(offsets) - 1), np.uint64)
+    first, second = (powers(base, len(ids)) for base in BASES)
     for rows, items in row_tiles(offsets, _TILE_ITEMS):
         values = table[ids[items].astype(np.int64)]  # numpy widens narrower indices by far more slowly
-        values *= factors[items]
-        sums[rows] = row_sums(values, offsets[rows.start : rows.stop + 1] - items.start)
+        starts = offsets[rows.start : rows.stop + 1] - items.start
+        sums[0, rows] = row_sums(values * first[items], starts)
+        values *= second[items]
+        sums[1, rows] = row_sums(values, starts)
     return sums * places(offsets)
 
 
@@ -61,8 +64,8 @@ def row_tiles(offsets: Int64, items: int) -> Iterator[tuple[slice, slice]]:
 
 
 def places(offsets: Int64) -> U64:
-    """uint64 [rows], what a row's sum is multiplied with to forget where the row begins."""
-    return powers(pow(BASE, -1, 2**64), int(offsets[-1]) + 1)[offsets[:-1]]
+    """uint64 [2, rows], what a row's sums are multiplied with to forget where the row begins."""
+    return np.stack([powers(pow(base, -1, 2**64), int(offsets[-1]) + 1)[offsets[:-1]] for base in BASES])
 
 
 _POWERS: dict[int, U64] = {}

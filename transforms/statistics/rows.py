@@ -125,7 +125,7 @@ class Rows:
 
     @functools.cached_property
     def polynomials(self) -> U64:
-        """uint64 [rows], `transforms.statistics.powers.polynomials` of the ids."""
+        """uint64 [2, rows], `transforms.statistics.powers.polynomials` of the ids."""
         return polynomials(self.safe_ids, self.offsets, self.context.token_hashes)
 
     def row_of(self, at: Int64) -> Int64:

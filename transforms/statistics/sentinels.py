@@ -70,7 +70,7 @@ def measure_sentinels(rows: Rows, targets: Ragged, noise: Int64, spans: Int64, l
     )
     _count_spans(rows, answered, noise, spans)
     enough = (spans >= DRAW_SPANS) & (noise >= 2 * spans)
-    rows.drawn = hash_rows(rows), enough & (raw >= 4 * noise // 3)
+    rows.drawn = hash_rows(rows)[0], enough & (raw >= 4 * noise // 3)
     eos = rows.context.special_ids["eos"]
     figures["eos_errors"] = sum(  # type: ignore[assignment]
         (~ids.ends_alone(eos)).astype(np.int64) for ids in (rows.inputs, answers)
