@@ -19,8 +19,9 @@ from schemas.manifest import TokenizerRecord, read_manifest, read_shards
 from schemas.objectives import ObjectiveParameters
 from transforms.objectives.registry import known_objective
 from transforms.statistics import Accumulator, AuditContext
+from transforms.statistics.common import measure_common
 from transforms.statistics.hashes import collect_hashes
-from transforms.statistics.rows import Rows, measure_common
+from transforms.statistics.rows import Rows
 from transforms.surfaces import Surfaces
 
 ROUNDS = 12

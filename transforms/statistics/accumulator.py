@@ -2,7 +2,7 @@
 
 Merging is associative and commutative to the last bit, so the result does not depend on how a runner bundles the
 shards: sums are Python integers, fractions are fixed-point integers, and ties are broken by name. Nothing here
-knows what a figure means; `rows` measures and `transforms.gates` judges.
+knows what a figure means; `common` and its like measure and `transforms.gates` judges.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from schemas.tables import read_fingerprint
 from transforms.objectives.masking import MaskingParameters
 from transforms.objectives.registry import known_objective, schema_of
 from transforms.statistics.accumulator import Accumulator, Group
+from transforms.statistics.common import measure_common
 from transforms.statistics.context import AuditContext
 from transforms.statistics.hashes import collect_hashes
 from transforms.statistics.mask_law import (
@@ -29,7 +30,7 @@ from transforms.statistics.mask_law import (
 )
 from transforms.statistics.masks import FIXED_POINT
 from transforms.statistics.places import PLACE_FLOOR
-from transforms.statistics.rows import Rows, measure_common
+from transforms.statistics.rows import Rows
 from transforms.statistics.sentinels import SHARED_SPANS
 from transforms.statistics.significance import places_test, proportion_surprise
 
