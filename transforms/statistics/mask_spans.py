@@ -23,6 +23,9 @@ from transforms.statistics.rows import Int64, Rows
 
 Bool = npt.NDArray[np.bool_]
 
+RUNS = ("ngram", "span")
+"""Selections that mask places in runs, whose lengths are judged here."""
+
 _ONE_ROW_IN = np.uint64(4)
 
 
@@ -41,7 +44,7 @@ def measure_mask_spans(rows: Rows, places: MaskedPlaces, names: npt.NDArray[np.u
     """
     p = rows.context.parameters
     assert isinstance(p, MaskingParameters)
-    if p.selection not in ("ngram", "span") or rows.restored is None or len(places.at) == 0:
+    if p.selection not in RUNS or rows.restored is None or len(places.at) == 0:
         return
     of_words = p.whole_word or p.selection == "span"
     if of_words and rows.context.starts_word is None:
