@@ -5,8 +5,8 @@
 Tokens are those of `input_ids`, special ones included, and of `target_ids` where rows have them. Each dataset is
 measured in a process of its own that is pinned to one core: every shard is read, measured and merged, without the
 gates and the report. Seconds are of processor time, which other work on the machine disturbs least. Prints the median
-of the runs and the ratio to a bare `read_row_group` loop in the same run. A worker reads manifest, index and tokenizer
-once, however many shards it measures; the seconds of that are in a column of their own.
+of the runs and the ratio to a bare `read_row_group` loop in the same run. A worker reads manifest, index and
+tokenizer once, however many shards it measures; the seconds of that are in a column of their own.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Which items were taken in which order a shard does not say, and items that touch
 a draw by the name of the row and the item's first place (`transforms.objectives.walk`), and it has that length unless
 it meets what is masked already, a place that may not be masked, or the row's budget. So the last item of a run ends
 where its draw says, or at such a place: a run at whose end no item of it could end is cut by the budget, and of those
-a row has few. Every fourth row is judged, by its name, which is enough for a law of all draws.
+a row has few. Every eighth row is judged, by its name, which is enough for a law of all draws.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Bool = npt.NDArray[np.bool_]
 RUNS = ("ngram", "span")
 """Selections that mask places in runs, whose lengths are judged here."""
 
-_ONE_ROW_IN = np.uint64(4)
+_ONE_ROW_IN = np.uint64(8)
 
 
 def measure_mask_spans(rows: Rows, places: MaskedPlaces, names: npt.NDArray[np.uint64], known: Bool) -> None:
