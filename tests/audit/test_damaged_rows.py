@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from test_gates import OBJECTIVES
-from tiny_dataset import describe, make_dataset, tokenizer_bytes
+from tiny_dataset import describe, make_dataset, tiny_vocabulary, tokenizer_bytes
 
 from pipelines.show.decode import _spans
 from schemas.manifest import TokenizerRecord, read_manifest, read_shards
@@ -38,7 +38,8 @@ def good_rows(described: str) -> tuple[AuditContext, TokenizerRecord, pa.Table]:
             pq.read_table((dataset / path).uri, partitioning=None).slice(0, 6)
             for path in read_shards(dataset)["path"].to_pylist()
         ]
-    return AuditContext.of(manifest), manifest.tokenizer, pa.concat_tables(tables).unify_dictionaries()
+    context = AuditContext.of(manifest, starts_word=tiny_vocabulary().starts_word)
+    return context, manifest.tokenizer, pa.concat_tables(tables).unify_dictionaries()
 
 
 def damage(values: list[Any], is_unsigned: bool, rng: np.random.Generator) -> None:
