@@ -212,7 +212,7 @@ def _count_positions(
     edges = -(-np.arange(POSITION_BINS + 1) * lengths[:, None] // POSITION_BINS)  # ceiling, [lengths, bins + 1]
     by_length = np.zeros(len(rows.sources) * len(lengths), np.int64)
     np.add.at(by_length, rows.code * len(lengths) + which, weight)
-    whole = by_length.reshape(-1, len(lengths)) @ np.diff(edges, axis=1)
+    whole = by_length.reshape(len(rows.sources), len(lengths)) @ np.diff(edges, axis=1)
     special_place = special_at - rows.offsets[special_row]
     bins = special_place * POSITION_BINS // rows.lengths[special_row]
     specials = np.zeros(whole.size, np.int64)
