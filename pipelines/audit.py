@@ -24,6 +24,7 @@ from transforms.gates import Evidence, Gate
 from transforms.gates.bounds import figures
 from transforms.gates.evaluate import evaluate
 from transforms.statistics import Accumulator, AuditContext
+from transforms.statistics.mask_spans import RUNS
 from transforms.statistics.shard import shard_statistics
 from transforms.surfaces import Surfaces
 from transforms.vocabulary import read_vocabulary
@@ -66,10 +67,13 @@ class ShardMapper:
 
 def context_of(dataset: Location) -> AuditContext:
     """What rows of a dataset are held against; its ids have no bytes where the tokenizer cannot be read."""
-    surfaces = None
+    manifest, surfaces, starts_word = read_manifest(dataset), None, None
     with contextlib.suppress(FileNotFoundError, IsADirectoryError, RequestError):  # the tokenizer's gate says so
-        surfaces = Surfaces.of((dataset / "tokenizer.json").read_bytes())
-    return AuditContext.of(read_manifest(dataset), surfaces)
+        data = (dataset / "tokenizer.json").read_bytes()
+        surfaces = Surfaces.of(data)
+        if manifest.objective.get("selection") in RUNS:
+            starts_word = read_vocabulary(data).starts_word
+    return AuditContext.of(manifest, surfaces, starts_word)
 
 
 def merge_bytes(*parts: bytes) -> bytes:

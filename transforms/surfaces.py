@@ -62,10 +62,17 @@ class Surfaces:
     def byte_lengths(self, size: int) -> npt.NDArray[np.uint16]:
         """uint16 [size], bytes of each id's text, a WordPiece's space before a word included."""
         found = np.zeros(size, np.uint16)
-        for token, name in self.names.items():
-            if token < size:
-                found[token] = min(len(self._bytes(name)), 2**16 - 1)
+        known = [(token, name) for token, name in self.names.items() if token < size]
+        if known:
+            lengths = [min(self._byte_length(name), 2**16 - 1) for _, name in known]
+            found[[token for token, _ in known]] = lengths
         return found
+
+    def _byte_length(self, name: str) -> int:
+        """Length of `_bytes`, without making them where the letters tell."""
+        if self.style == "bytes" and _LETTERS.issuperset(name):
+            return len(name)
+        return len(self._bytes(name))
 
     def _bytes(self, name: str) -> bytes:
         if self.style == "wordpiece":
@@ -86,3 +93,4 @@ def _letter_bytes() -> dict[str, int]:
 
 
 _LETTER_BYTES = _letter_bytes()
+_LETTERS = frozenset(_LETTER_BYTES)

@@ -19,17 +19,17 @@ def waterfall_chart(steps: Sequence[tuple[str, int, bool]]) -> str:
     """
     figure, axes = new_figure(0.5 + 0.3 * len(steps))
     places = [len(steps) - 1 - i for i in range(len(steps))]
-    most = max([count for _, count, is_level in steps if is_level] + [1])
-    level = 0
+    level, most = 0, 1
     for place, (_, count, is_level) in zip(places, steps, strict=True):
         left = 0 if is_level else min(level, level + count)
         level = count if is_level else level + count
+        most = max(most, left + abs(count))
         name = "accent" if is_level else "bad" if count < 0 else "kept"
         axes.barh(place, abs(count), left=left, height=0.62, color=VARIABLES[name])
         text = format_count(count) if is_level else f"{'+' if count > 0 else '−'}{format_count(abs(count))}"
         axes.annotate(text, (left + abs(count), place), (5, 0), textcoords="offset points", va="center")
     axes.set_yticks(places, [name for name, _, _ in steps])
-    axes.set_xlim(0, 1.16 * max(most, level))
+    axes.set_xlim(0, 1.16 * most)
     axes.xaxis.set_major_formatter(_short)
     return to_svg(figure, axes)
 

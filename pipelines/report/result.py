@@ -17,7 +17,7 @@ from transforms.statistics import Accumulator
 if TYPE_CHECKING:
     from pipelines.difference import Difference
 
-AUDIT_VERSION = 2
+AUDIT_VERSION = 3
 """Of audit.json and of what the gates mean; a result of another version is not current."""
 
 

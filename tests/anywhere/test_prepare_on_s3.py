@@ -13,6 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from s3_server import KEY, SECRET, Fault, Proxy, S3Server, free_port, wait_for_port
@@ -75,6 +78,36 @@ def test_a_job_on_s3_makes_the_shards_of_the_local_disk_and_every_command_reads_
     shown += shardmill("plan", job)
     assert SECRET not in shown
     assert KEY not in shown
+
+
+def test_an_audit_on_s3_finds_and_shows_what_it_does_on_the_local_disk(
+    proxy: Proxy, bucket: str, s3_process: S3Server, corpus: Path, shardmill: Shardmill, good: dict[str, str]
+) -> None:
+    here, there = corpus.parent / "good", f"s3://{bucket}/out"
+    s3_process.upload(here, bucket, "out")
+    s3_process.put(bucket, "out/audit/audit.json", b"{}")
+    expected = (here / "audit" / "audit.json").read_bytes()
+    shown = " ".join(shardmill("audit", there, "--against", here).split())
+    assert "Nothing differs beyond chance." in shown
+    for options in ((), (ONE,)):
+        shardmill("audit", there, *options)
+        assert s3_process.get(bucket, "out/audit/audit.json") == expected
+
+    path = read_shards(Location.of(str(here)))["path"][0].as_py()
+    file = pq.ParquetFile(here / path)
+    table, name = file.read(), "length"
+    wrong = pc.add(table[name], pa.array([1] + [0] * (table.num_rows - 1), pa.int32()))
+    spoiled = table.set_column(table.column_names.index(name), table.schema.field(name), wrong)
+    pq.write_table(spoiled, here / path, row_group_size=file.metadata.row_group(0).num_rows)
+    s3_process.upload(here, bucket, "out")
+    shown = " ".join(shardmill("audit", there, expect=1).split())
+    assert "FAIL lengths 1 × length mismatch expected: `length` = len(input_ids)" in shown
+    assert f"worst shard: {path}" in shown
+    assert f"shardmill show {there} --gate lengths" in shown
+    shown = " ".join(shardmill("show", there, "--gate", "lengths").split())
+    assert f"{path}, row 0" in shown
+    shardmill("audit", here, expect=1)
+    assert s3_process.get(bucket, "out/audit/audit.json") == (here / "audit" / "audit.json").read_bytes()
 
 
 def test_the_trainers_stream_reads_the_same_batches_from_s3(

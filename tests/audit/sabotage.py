@@ -107,12 +107,25 @@ def some_shown_at_random(row: Row, vocabulary: Vocabulary, rng: np.random.Genera
 
 def a_third_restored(row: Row, vocabulary: Vocabulary, rng: np.random.Generator) -> None:
     """A third of the masked places are no longer predicted, as if the rate were lower."""
-    kept = [rng.random() < 2 / 3 for _ in row["mask_positions"]]
-    for place, label, keep in zip(row["mask_positions"], row["mask_labels"], kept, strict=True):
-        if not keep:
+    restore(row, [rng.random() < 1 / 3 for _ in row["mask_positions"]])
+
+
+def a_third_of_runs_restored(row: Row, vocabulary: Vocabulary, rng: np.random.Generator) -> None:
+    """The same run by run, so that no n-gram is cut."""
+    lost, before = [], None
+    for place in row["mask_positions"]:
+        lost.append(lost[-1] if before is not None and place == before + 1 else rng.random() < 1 / 3)
+        before = place
+    restore(row, lost)
+
+
+def restore(row: Row, lost: list[bool]) -> None:
+    """Those masked places are shown as they were, and no longer predicted."""
+    for place, label, gone in zip(row["mask_positions"], row["mask_labels"], lost, strict=True):
+        if gone:
             row["input_ids"][place] = label
     for name in ("mask_positions", "mask_labels"):
-        row[name][:] = [x for x, keep in zip(row[name], kept, strict=True) if keep]
+        row[name][:] = [x for x, gone in zip(row[name], lost, strict=True) if not gone]
 
 
 def labels_off_by_one(row: Row, vocabulary: Vocabulary, rng: np.random.Generator) -> None:
@@ -251,11 +264,15 @@ def fewer_masks(columns: Columns, vocabulary: Vocabulary) -> None:
 
 
 def unlabelled_mask(columns: Columns, vocabulary: Vocabulary) -> None:
-    """A place that shows the mask token is no longer asked about: its label is lost."""
+    """A place that shows the mask token is no longer asked about, another is in its stead: the count stays right."""
     mask = vocabulary.special_ids["mask"]
     rows = zip(columns["input_ids"], columns["mask_positions"], columns["mask_labels"], strict=True)
-    places, labels, i = next((p, k, i) for ids, p, k in rows for i, at in enumerate(p) if ids[at] == mask)
+    ids, places, labels, i = next((s, p, k, i) for s, p, k in rows for i, at in enumerate(p) if s[at] == mask)
+    other = next(p for p, token in enumerate(ids) if p not in places and token in set(vocabulary.text_ids.tolist()))
     del places[i], labels[i]
+    at = sum(p < other for p in places)
+    places.insert(at, other)
+    labels.insert(at, ids[other])
 
 
 def descending_positions(columns: Columns, vocabulary: Vocabulary) -> None:
@@ -329,7 +346,15 @@ def sentinel_gone(columns: Columns, vocabulary: Vocabulary) -> None:
 
 
 def target_without_eos(columns: Columns, vocabulary: Vocabulary) -> None:
-    columns["target_ids"][0].pop()
+    """A token of text takes the place of EOS, so that the length stays right."""
+    columns["target_ids"][0][-1] = int(vocabulary.text_ids[0])
+
+
+def target_cut(columns: Columns, vocabulary: Vocabulary) -> None:
+    """A target of two tokens and more behind its last sentinel loses one of them."""
+    sentinels = set(vocabulary.sentinel_ids.tolist())
+    target = next(t for t in columns["target_ids"] if not sentinels & set(t[-3:]))
+    del target[-2]
 
 
 def target_out_of_range(columns: Columns, vocabulary: Vocabulary) -> None:

@@ -12,15 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from test_gates import OBJECTIVES
-from tiny_dataset import describe, make_dataset, tokenizer_bytes
+from tiny_dataset import describe, make_dataset, tiny_vocabulary, tokenizer_bytes
 
 from pipelines.show.decode import _spans
 from schemas.manifest import TokenizerRecord, read_manifest, read_shards
 from schemas.objectives import ObjectiveParameters
 from transforms.objectives.registry import known_objective
 from transforms.statistics import Accumulator, AuditContext
+from transforms.statistics.common import measure_common
 from transforms.statistics.hashes import collect_hashes
-from transforms.statistics.rows import Rows, measure_common
+from transforms.statistics.rows import Rows
 from transforms.surfaces import Surfaces
 
 ROUNDS = 12
@@ -37,7 +38,8 @@ def good_rows(described: str) -> tuple[AuditContext, TokenizerRecord, pa.Table]:
             pq.read_table((dataset / path).uri, partitioning=None).slice(0, 6)
             for path in read_shards(dataset)["path"].to_pylist()
         ]
-    return AuditContext.of(manifest), manifest.tokenizer, pa.concat_tables(tables).unify_dictionaries()
+    context = AuditContext.of(manifest, starts_word=tiny_vocabulary().starts_word)
+    return context, manifest.tokenizer, pa.concat_tables(tables).unify_dictionaries()
 
 
 def damage(values: list[Any], is_unsigned: bool, rng: np.random.Generator) -> None:

@@ -9,11 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.audit import ShardMapper, merge_bytes
+from pipelines.audit import ShardMapper, context_of, merge_bytes
 from schemas.manifest import read_manifest, read_shards
 from schemas.storage import Location
+from transforms.ragged import Ragged
 from transforms.statistics import Accumulator, Group, HashSample, Measures
+from transforms.statistics.marked_ids import MarkedIds
 from transforms.statistics.masks import FIXED_POINT, POSITION_BINS, RUN_PLACES
+from transforms.statistics.powers import row_sums, row_tiles
 
 _HASHES = st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 20), max_size=30)
 
@@ -42,6 +45,24 @@ def test_a_sample_within_its_limit_is_exact(values: list[int]) -> None:
     assert sample.level == 0
     assert dict(zip(sample.hashes.tolist(), sample.counts.tolist(), strict=True)) == Counter(values)
     assert sample.repeated == len(values) - len(set(values))
+
+
+_PAIRS = st.lists(st.tuples(st.sampled_from([0, 1, 5, 2**63]), st.integers(0, 2)), max_size=12)
+
+
+@given(_PAIRS, _PAIRS)
+def test_hashes_of_one_first_word_are_told_apart_by_their_second(
+    a: list[tuple[int, int]], b: list[tuple[int, int]]
+) -> None:
+    """Fails if rows are taken for repeats though only half of their 128 bits agree."""
+    x, y = HashSample.create(), HashSample.create()
+    for sample, pairs in ((x, a), (y, b)):
+        sample.add(np.array(pairs, np.uint64).reshape(-1, 2).T)
+    merged = x.merge(y)
+    found = zip(merged.hashes.tolist(), merged.others.tolist(), merged.counts.tolist(), strict=True)
+    assert {(h, o): n for h, o, n in found} == Counter(a + b)
+    assert x.shared_with(y) == y.shared_with(x) == len(set(a) & set(b))
+    assert HashSample.from_json(merged.to_json()).to_json() == merged.to_json()
 
 
 def test_merging_does_not_change_what_is_merged() -> None:
@@ -166,3 +187,47 @@ def test_figures_are_those_a_plain_loop_finds(fixture: str, index: int, request:
         assert sum(found.histogram("length", source=source)) == len(mine)
         longest = max(o + n for r in mine for o, n in zip(r["doc_offsets"], r["doc_lengths"], strict=True))
         assert found.greatest("longest_document", source=source) == longest
+
+
+_LENGTHS = st.lists(st.integers(0, 5), max_size=20)
+
+
+@given(_LENGTHS)
+def test_sums_of_rows_are_those_of_their_items_where_rows_are_empty_too(lengths: list[int]) -> None:
+    rows = Ragged.from_lengths(np.arange(1, sum(lengths) + 1), np.array(lengths, np.int64))
+    expected = [sum(rows.flat[a:b].tolist()) for a, b in zip(rows.offsets[:-1], rows.offsets[1:], strict=True)]
+    assert row_sums(rows.flat.astype(np.int64), rows.offsets).tolist() == expected
+
+
+@given(_LENGTHS, st.integers(1, 12))
+def test_tiles_cover_all_rows_and_what_they_hold_once(lengths: list[int], items: int) -> None:
+    offsets = np.append(0, np.cumsum(np.array(lengths, np.int64)))
+    found = list(row_tiles(offsets, items))
+    assert [i for rows, _ in found for i in range(rows.start, rows.stop)] == list(range(len(lengths)))
+    assert [i for _, held in found for i in range(held.start, held.stop)] == list(range(sum(lengths)))
+    assert all(offsets[rows.stop - 1] - offsets[rows.start] < items for rows, _ in found)
+
+
+def test_special_ids_are_found_at_their_places_and_ids_outside_the_vocabulary_are_named(
+    mlm_dataset: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails if a place of a tile is not the place among all ids."""
+    monkeypatch.setattr("transforms.statistics.marked_ids._TILE_IDS", 3)
+    context = context_of(mlm_dataset)
+    special, text = int(np.flatnonzero(context.is_special)[0]), context.any_text_id
+    rows = [[text, special], [], [special, text, -5, special], [text], [context.vocab_size, special]]
+    found = MarkedIds.of(Ragged.from_lengths(np.concatenate(rows), np.array([len(r) for r in rows])), context)
+    assert found.special_at.tolist() == [1, 2, 5, 8]
+    assert found.special_row.tolist() == [0, 2, 2, 4]
+    assert found.outside.tolist() == [4, 7]
+    assert found.ids[found.outside].tolist() == [text, text]
+    assert found.ends_alone(special).tolist() == [True, False, False, False, True]
+
+
+def test_ids_are_counted_alike_in_one_go_and_source_by_source(
+    mlm_dataset: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails if the way that many sources of a large vocabulary take counts for another source."""
+    expected = ShardMapper(mlm_dataset.uri)(3)
+    monkeypatch.setattr("transforms.statistics.rows._MOST_COUNTERS", 0)
+    assert ShardMapper(mlm_dataset.uri)(3) == expected

@@ -13,7 +13,8 @@ from transforms.gates.gate import Evidence, Gate
 from transforms.objectives.base import Examples
 from transforms.objectives.registry import known_objective
 from transforms.statistics import Accumulator, AuditContext
-from transforms.statistics.rows import Rows, measure_common
+from transforms.statistics.common import measure_common
+from transforms.statistics.rows import Rows
 from transforms.vocabulary import Vocabulary
 
 Columns = dict[str, list[Any]]

@@ -59,11 +59,16 @@ def _counts(e: Evidence, level: float) -> Gate:
     formula = f"⌈{formula}⌉" if parameters.selection == "span" else f"max(1, round({formula}))"
     if parameters.max_predictions is not None:
         formula = f"min({parameters.max_predictions}, {formula})"
+    unused, most_unused = 0.0, ""
     expected, passed, bound = f"{formula} masked places a row, {law:,} in all", True, "0 exceptions"
     if not parameters.exact_count:
         expected = f"at most {expected}"
-        passed, bound = masked >= LEAST_OF_BUDGET * law, f"0 exceptions, and at least {LEAST_OF_BUDGET:.0%} in all"
+        unused, most_unused = e.found.worst.get("mask_budget_unused", (0.0, ""))
+        passed = masked >= LEAST_OF_BUDGET * law and unused <= 1 - LEAST_OF_BUDGET
+        bound = f"0 exceptions, and at least {LEAST_OF_BUDGET:.0%} in all and in each shard"
     observed = f"{masked:,} masked; rows that break the law: {wrong:,}"
+    if unused > 1 - LEAST_OF_BUDGET:
+        observed += f"; a shard has {1 - unused:.0%} alone"
     if parameters.selection == "bernoulli":
         candidates = e.found.total("mask_candidates")
         share = masked / candidates if candidates else 0.0
@@ -81,7 +86,7 @@ def _counts(e: Evidence, level: float) -> Gate:
         bound=bound,
         n=e.found.total("rows"),
         effect=float(wrong),
-        worst_shard=e.worst("mask_count_errors"),
+        worst_shard=e.worst("mask_count_errors") or most_unused or None,
         figures=("mask_count_errors",),
     )
 
@@ -168,13 +173,18 @@ def _runs(e: Evidence, level: float) -> Gate:
     improbable = proportion_tail(round(share * n / spread), round(n / spread), least) < level
     lone = inner == 0 and not parameters.whole_word and parameters.selection != "span"
     deviation = max(least - share, (share - least) if lone else 0.0)
+    wrong, judged = (e.found.total(f) for f in ("mask_run_errors", "mask_runs_judged"))
+    lengths = ", and every run ends where a draw says, but for the budget's sake" if judged else ""
     return Gate(
         name="mask_runs",
-        passed=not (improbable and deviation > RUNS_FLOOR),
-        expected=f"{'' if lone else 'at least '}{least:.2%} of masked places behind another, {chance:.2%} by chance",
-        observed=f"{share:.2%} of {places:,}",
+        passed=wrong == 0 and not (improbable and deviation > RUNS_FLOOR),
+        expected=f"{'' if lone else 'at least '}{least:.2%} of masked places behind another, {chance:.2%} by chance"
+        + lengths,
+        observed=f"{share:.2%} of {places:,}" + (f"; {wrong:,} of {judged:,} runs end elsewhere" if judged else ""),
         bound=f"binomial tail ≥ {level:.0e} or deviation ≤ {RUNS_FLOOR:.0%}; smallest deviation detectable: "
         f"{detectable_proportion(round(n / spread), min(least, 0.5), level):.2%}",
         n=places,
         effect=max(deviation, 0.0),
+        worst_shard=e.worst("mask_run_errors"),
+        figures=("mask_run_errors",) if judged else (),
     )

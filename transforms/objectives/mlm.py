@@ -16,14 +16,18 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from schemas.base import Share
+from schemas.keys import draw
 from schemas.tables import MASKS
 from transforms.gates.masks import mask_gates
+from transforms.gates.short_rows import short_rows
 from transforms.objectives.base import Documents, Examples, Objective, require_length, require_token
 from transforms.objectives.drawing import Drawing, document_boundaries, masked_places, merge_marks
 from transforms.objectives.layout import Layout, document_rows, full_rows, sentence_rows
 from transforms.objectives.masking import Masker, MaskingParameters
 from transforms.ragged import Int64
+from transforms.statistics.mask_spans import measure_mask_spans
 from transforms.statistics.masks import MASK_LAWS, measure_masks
+from transforms.statistics.short_rows import first_pieces, measure_short_rows
 from transforms.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -104,12 +108,22 @@ class MlmObjective(Objective):
     @staticmethod
     def measure(rows: Rows, table: pa.Table) -> None:
         """Figures of masked rows."""
-        measure_masks(rows, table)
+        parameters = rows.context.parameters
+        assert isinstance(parameters, PackedMaskingParameters)
+        places = measure_masks(rows, table)
+        key, begin, known = first_pieces(rows)
+        measure_mask_spans(rows, places, draw(rows.context.seed, "row", key, begin, rows.copy), known)
+        measure_short_rows(rows, parameters.pack, parameters.short_sequence_rate)
 
     @staticmethod
     def gates(evidence: Evidence) -> list[Gate]:
-        """How many places are masked, how they are shown and where they lie."""
-        return mask_gates(evidence)
+        """How many places are masked, how they are shown and where they lie, and how many rows are short."""
+        parameters = evidence.context.parameters
+        assert isinstance(parameters, PackedMaskingParameters)
+        return [
+            *mask_gates(evidence),
+            *short_rows(evidence, parameters.short_sequence_rate, parameters.pack),
+        ]
 
     @staticmethod
     def draw(row: Mapping[str, Any], tokenizer: TokenizerRecord) -> Drawing:

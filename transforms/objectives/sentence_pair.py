@@ -24,11 +24,13 @@ from schemas.base import Share
 from schemas.tables import MASKS, Column
 from transforms.gates.masks import mask_gates
 from transforms.gates.pairs import pair_gates
+from transforms.gates.short_rows import short_rows
 from transforms.objectives.base import Documents, Examples, Law, Objective, require_length, require_token
 from transforms.objectives.drawing import Drawing, Mark, document_boundaries, masked_places, merge_marks
 from transforms.objectives.masking import Masker, MaskingParameters
 from transforms.objectives.pairing import Walk
 from transforms.ragged import Int64
+from transforms.statistics.mask_spans import measure_mask_spans
 from transforms.statistics.masks import MASK_LAWS, measure_masks
 from transforms.statistics.pairs import PAIR_LAWS, measure_pairs
 from transforms.vocabulary import Vocabulary
@@ -160,15 +162,20 @@ class SentencePairObjective(Objective):
         """Figures of masked rows and of their pairs."""
         p = rows.context.parameters
         assert isinstance(p, SentencePair)
-        measure_masks(rows, table)
-        measure_pairs(rows, table, p.task, coin_prob=p.coin_prob, short_rate=p.short_sequence_rate)
+        places = measure_masks(rows, table)
+        names, known = measure_pairs(rows, table, p.task, coin_prob=p.coin_prob, short_rate=p.short_sequence_rate)
+        measure_mask_spans(rows, places, names, known)
 
     @staticmethod
     def gates(evidence: Evidence) -> list[Gate]:
         """How places are masked, and how often segments follow each other."""
         p = evidence.context.parameters
         assert isinstance(p, SentencePair)
-        return [*mask_gates(evidence), *pair_gates(evidence, p.task, p.coin_prob)]
+        return [
+            *mask_gates(evidence),
+            *pair_gates(evidence, p.task, p.coin_prob),
+            *short_rows(evidence, p.short_sequence_rate, "pairs"),
+        ]
 
     @staticmethod
     def draw(row: Mapping[str, Any], tokenizer: TokenizerRecord) -> Drawing:

@@ -152,7 +152,7 @@ def walk(
         wants = np.ones(len(unit), dtype=np.int64)
         if run_ends is not None:
             bits, fits = draw(seed, "select.length", rows.names[row], place - row * width), run_ends[unit] - unit
-            wants = np.minimum(fits, _lengths(bits, law, most if cut else np.minimum(fits, most)))
+            wants = np.minimum(fits, item_lengths(bits, law, most if cut else np.minimum(fits, most)))
         tokens = end[unit + wants - 1] - place
         while not cut and (big := tokens > left[row]).any():
             wants -= big
@@ -180,7 +180,7 @@ def walk(
     return np.concatenate([places for places, _ in taken]), np.concatenate([lengths for _, lengths in taken])
 
 
-def _lengths(bits: UInt64, law: Float64, most: Int64 | int) -> Int64:
+def item_lengths(bits: UInt64, law: Float64, most: Int64 | int) -> Int64:
     """n with P(n) = law[n - 1], renormalised on 1..most (int [items]), from 64 random bits; int64 [items]."""
     below = np.cumsum(law)
     uniform = (bits >> np.uint64(11)) * 2.0**-53

@@ -1,6 +1,6 @@
 """Statistics of finished shards: measured from the rows alone, mergeable in any order.
 
-`shard` reads a file and measures its rows, `rows` what every objective has, and `masks`, `packed` and `sentinels`
+`shard` reads a file and measures its rows, `common` what every objective has, and `masks`, `packed` and `sentinels`
 what objectives of a kind share.
 """
 

@@ -2,7 +2,7 @@
 
 Merging is associative and commutative to the last bit, so the result does not depend on how a runner bundles the
 shards: sums are Python integers, fractions are fixed-point integers, and ties are broken by name. Nothing here
-knows what a figure means; `rows` measures and `transforms.gates` judges.
+knows what a figure means; `common` and its like measure and `transforms.gates` judges.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Accumulator:
         self.groups[group] = measures if known is None else known.merge(measures)
 
     def add_hashes(self, name: str, hashes: npt.NDArray[np.uint64]) -> None:
-        """Count hashes in the sample of that name."""
+        """Count hashes, uint64 [2, hashes] or [hashes], in the sample of that name."""
         self.samples.setdefault(name, HashSample.create()).add(hashes)
 
     def add_tokens(self, split: str, source: str, counts: Int64) -> None:

@@ -37,6 +37,8 @@ class AuditContext:
     cuts: tuple[tuple[int, int, int], ...] = ()
     """(document key, copy, token) of documents that a stage's edge cuts, the token being the first behind it."""
 
+    starts_word: npt.NDArray[np.bool_] | None = None
+    """bool [vocab_size]; False for ids that continue a word. None where no tokenizer is known or it does not tell."""
     token_bytes: npt.NDArray[np.uint16] | None = None
     """uint16 [vocab_size], bytes of each id's text; None where the tokenizer is not known."""
 
@@ -46,8 +48,13 @@ class AuditContext:
         return self.parameters.kind
 
     @classmethod
-    def of(cls, manifest: Manifest, surfaces: Surfaces | None = None) -> AuditContext:
-        """From a manifest, and what the tokenizer's ids look like.
+    def of(
+        cls,
+        manifest: Manifest,
+        surfaces: Surfaces | None = None,
+        starts_word: npt.NDArray[np.bool_] | None = None,
+    ) -> AuditContext:
+        """From a manifest, and what the tokenizer's ids look like and which of them start words.
 
         Raises:
           DataError: the manifest names an objective that this version does not know.
@@ -64,7 +71,8 @@ class AuditContext:
         tokenizer = manifest.tokenizer
         is_special = np.zeros(tokenizer.vocab_size, dtype=bool)
         # An id beyond the vocabulary is for the tokenizer's own gate to report, not a reason to stop here.
-        is_special[[i for i in tokenizer.special_token_ids if 0 <= i < tokenizer.vocab_size]] = True
+        special = {*tokenizer.special_token_ids, *tokenizer.special_ids.values(), *tokenizer.sentinel_ids}
+        is_special[[i for i in special if 0 <= i < tokenizer.vocab_size]] = True
         buckets: dict[int, set[int]] = {s.stage: set(s.lengths) for s in manifest.stages}
         for record in manifest.lengths:
             buckets.setdefault(record.stage, set()).add(record.length)
@@ -79,6 +87,7 @@ class AuditContext:
             validation_share=float(manifest.job.get("splits", {}).get("validation", 0.0)),
             fingerprint=manifest.fingerprint,
             seed=int(manifest.job.get("seed", 0)),
+            starts_word=starts_word if starts_word is not None and len(starts_word) == tokenizer.vocab_size else None,
             token_bytes=None if surfaces is None else surfaces.byte_lengths(tokenizer.vocab_size),
             cuts=tuple(sorted((int(c.doc_key, 16), c.copy_number, c.token) for c in manifest.cuts)),
         )

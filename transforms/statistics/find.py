@@ -32,7 +32,7 @@ def rows_with(
       context: what the rows are held against.
       figures: of a row, which are added.
       most: how many rows.
-      repeated: hashes of rows with their provenance (`occurrence_hashes`) that are found too.
+      repeated: first words of the hashes of rows with their provenance (`occurrence_hashes`) that are found too.
     """
     found: list[tuple[int, int]] = []
     with (dataset / str(shard["path"])).open_input() as source:
@@ -50,5 +50,5 @@ def _repeats(rows: Rows, shard: Mapping[str, Any], repeated: npt.NDArray[np.uint
     """[rows], 1 for those that occur elsewhere too."""
     which, hashes = occurrence_hashes(rows, hash_rows(rows), str(shard["split"]), int(shard["stage"]))
     count = np.zeros(len(rows), np.int64)
-    count[which[np.isin(hashes, repeated)]] = 1
+    count[which[np.isin(hashes[0], repeated)]] = 1
     return count

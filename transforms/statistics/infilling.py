@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from transforms.objectives.base import Law
 from transforms.objectives.poisson_spans import draw_moments, mask_budget
-from transforms.ragged import Ragged, ranges
+from transforms.ragged import Ragged, ranges, sequences_at
 from transforms.statistics.hashes import hash_rows
+from transforms.statistics.marked_ids import MarkedIds
 from transforms.statistics.rows import Int64, Rows
 
 FIXED_POINT = 2**10
@@ -23,6 +24,9 @@ DRAW_MASKS = 3
 
 _TILE_TOKENS = 2**15
 """Target tokens compared at a time: the working set stays in the processor's cache."""
+
+_MOST_PAIRS = 2**31
+"""Pairs of a row and an id that 32 bits can number beside a bit that tells input from target."""
 
 INFILLING_LAWS: dict[str, Law] = {
     "special_tokens": (
@@ -57,17 +61,14 @@ def measure_infilling(rows: Rows, targets: Ragged, *, ratio: float, mean: float,
     figures["provenance_mismatch"] = (
         (rows.doc_lengths.lengths == 0) | (targets.lengths != rows.corpus_tokens + 2)
     ).astype(np.int64)
-    raw = targets.flat.astype(np.int64, copy=False)
-    outside = (raw < 0) | (raw >= rows.context.vocab_size)
-    target_row = np.repeat(np.arange(len(rows)), targets.lengths)
-    figures["target_id_errors"] = rows.count_at(target_row[outside])
-    ids = np.where(outside, rows.context.any_text_id, raw)
+    originals = MarkedIds.of(targets, rows.context)
+    figures["target_id_errors"] = rows.count_at(sequences_at(targets.offsets, originals.outside))
 
-    frame = [roles["bos"], roles["eos"]]
-    figures["frame_errors"] = _frame_errors(rows, rows.safe_ids, rows.offsets, frame, roles["mask"], 0)
-    figures["frame_errors"] += _frame_errors(rows, ids, targets.offsets, frame, roles["mask"], 1)
+    frame, mask = (roles["bos"], roles["eos"]), roles["mask"]
+    figures["frame_errors"] = _frame_errors(rows.inputs, frame, frame)
+    figures["frame_errors"] += _frame_errors(originals, frame, (*frame, mask))
 
-    mask_at = rows.special_at[rows.safe_ids[rows.special_at] == roles["mask"]]
+    mask_at = rows.special_at[rows.inputs.special_ids == mask]
     mask_row = rows.row_of(mask_at)
     masks = rows.count_at(mask_row)
     text = np.maximum(targets.lengths - 2, 1)
@@ -78,59 +79,57 @@ def measure_infilling(rows: Rows, targets: Ragged, *, ratio: float, mean: float,
         (masks < 1) | (masks > most) | (rows.lengths > targets.lengths)
     )
 
-    rows.drawn = hash_rows(rows), (masks >= DRAW_MASKS) & (text >= 8 * masks)
-    is_mask = np.zeros(len(rows.safe_ids), dtype=bool)
-    is_mask[mask_at] = True
-    figures["kept_text_errors"] = _surplus(rows, is_mask, ids, targets.offsets)
+    rows.drawn = hash_rows(rows)[0], (masks >= DRAW_MASKS) & (text >= 8 * masks)
+    figures["kept_text_errors"] = _surplus(rows.inputs, originals, mask_at)
     if in_order:
-        figures["kept_text_errors"] += _displaced(rows, mask_at, masks, ids, targets.offsets)
+        figures["kept_text_errors"] += _displaced(rows, mask_at, masks, originals.ids, targets.offsets)
     _add_amounts(rows, masks, targets.lengths - rows.lengths + masks, text, ratio, mean)
 
 
-def _frame_errors(
-    rows: Rows, ids: npt.NDArray[np.integer], offsets: Int64, frame: list[int], mask: int, masks_count: int
-) -> Int64:
-    """[rows], ids that break the frame; a mask breaks it if `masks_count` is 1."""
+def _frame_errors(found: MarkedIds, frame: tuple[int, int], nowhere_else: tuple[int, ...]) -> Int64:
+    """[rows], how often a row does not begin and end with its frame, or has one of the others in between."""
     bos, eos = frame
-    filled = np.diff(offsets) >= 2
-    first, last = offsets[:-1][filled], offsets[1:][filled] - 1
+    filled = found.lengths >= 2
+    first, last = found.offsets[:-1][filled], found.offsets[1:][filled] - 1
     errors = (~filled).astype(np.int64)
-    errors[filled] = (ids[first] != bos).astype(np.int64) + (ids[last] != eos)
-    stray = rows.context.is_special[ids]
-    stray[first] = stray[last] = False
-    at = np.flatnonzero(stray)
-    at = at[np.isin(ids[at], [*frame, mask] if masks_count else frame)]
-    return errors + rows.count_at(np.searchsorted(offsets, at, side="right") - 1)
+    errors[filled] = (found.ids[first] != bos).astype(np.int64) + (found.ids[last] != eos)
+    is_stray = np.isin(found.special_ids, nowhere_else)
+    row, at = found.special_row[is_stray], found.special_at[is_stray]
+    inner = ~filled[row] | ((at != found.offsets[row]) & (at != found.offsets[row + 1] - 1))
+    return errors + np.bincount(row[inner], minlength=len(found))
 
 
-def _surplus(rows: Rows, is_mask: npt.NDArray[np.bool_], ids: npt.NDArray[np.integer], offsets: Int64) -> Int64:
-    """[rows], ids that an input has more often than its target, masks left out; each id counted once.
-
-    Args:
-      is_mask: bool [tokens], of the inputs.
-      ids: of the targets, end to end.
-      offsets: where each target starts in `ids`.
-    """
-    size, found = rows.context.vocab_size, np.zeros(len(rows), dtype=np.int64)
+def _surplus(inputs: MarkedIds, targets: MarkedIds, mask_at: Int64) -> Int64:
+    """[rows], ids that an input has more often than its target, masks left out; each id counted once."""
+    size, found = inputs.context.vocab_size, np.zeros(len(inputs), dtype=np.int64)
     begin = 0
-    while begin < len(rows):
-        last = int(np.searchsorted(offsets, offsets[begin] + _TILE_TOKENS, side="right")) - 1
-        stop = min(max(begin + 1, last), len(rows))
-        inputs, targets = (slice(o[begin], o[stop]) for o in (rows.offsets, offsets))
-        input_row, target_row = (
-            np.repeat(np.arange(stop - begin), np.diff(o[begin : stop + 1])) for o in (rows.offsets, offsets)
-        )
-        text = ~is_mask[inputs]
+    while begin < len(inputs):
+        last = int(np.searchsorted(targets.offsets, targets.offsets[begin] + _TILE_TOKENS, side="right")) - 1
+        stop = min(max(begin + 1, last), len(inputs), begin + _MOST_PAIRS // size)
         # One number for each (row, id), the last bit telling input from target; sorted, equal pairs lie together.
-        of_inputs = 2 * (input_row[text] * size + rows.safe_ids[inputs][text]) + 1
-        pairs = np.concatenate([of_inputs, 2 * (target_row * size + ids[targets])])
+        pairs = np.concatenate([_pairs(x, begin, stop) for x in (inputs, targets)])
+        of_inputs = pairs[: int(inputs.offsets[stop] - inputs.offsets[begin])]
+        of_inputs |= 1
+        masks = mask_at[slice(*np.searchsorted(mask_at, inputs.offsets[[begin, stop]]))] - inputs.offsets[begin]
+        of_inputs[masks] ^= 1  # as if the target had them
         pairs.sort()
-        ends = np.flatnonzero(np.append(pairs[1:] >> 1 != pairs[:-1] >> 1, True)[: len(pairs)])
-        from_input = np.diff(np.cumsum(pairs & 1)[ends], prepend=0)
-        more = 2 * from_input > np.diff(ends, prepend=-1)
-        found[begin:stop] = np.bincount((pairs[ends[more]] >> 1) // size, minlength=stop - begin)
+        starts = np.append(0, np.flatnonzero((pairs[1:] ^ pairs[:-1]) > 1) + 1)[: len(pairs)]
+        count = np.diff(np.append(starts, len(pairs)))
+        # Targets come first, so more than half are of the input if the one before the middle, or in it, is.
+        more = starts[pairs[starts + (count - 1) // 2] & 1 == 1]
+        found[begin:stop] = np.bincount((pairs[more] >> 1) // size, minlength=stop - begin)
         begin = stop
     return found
+
+
+def _pairs(found: MarkedIds, begin: int, stop: int) -> npt.NDArray[np.uint32]:
+    """uint32, twice the number of (row, id) for the ids of some rows."""
+    offsets = found.offsets[begin : stop + 1]
+    first = np.arange(stop - begin, dtype=np.uint32) * np.uint32(2 * found.context.vocab_size)
+    pairs = found.ids[offsets[0] : offsets[-1]].astype(np.uint32)
+    pairs += pairs
+    pairs += np.repeat(first, np.diff(offsets))
+    return pairs
 
 
 def _displaced(

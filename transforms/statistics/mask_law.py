@@ -5,6 +5,9 @@ from __future__ import annotations
 from transforms.objectives.masking import MaskingParameters
 from transforms.statistics.accumulator import Accumulator
 
+BUDGET_PLACES = 500
+"""Places of the law from which on a shard alone is held to what of them rows have at least."""
+
 REPLACEMENT_FLOOR = 0.002
 """Smallest deviation of a share of masked places that fails: 0.2 percentage points."""
 

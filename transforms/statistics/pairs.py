@@ -42,7 +42,7 @@ PAIR_LAWS: dict[str, Law] = {
 
 def measure_pairs(
     rows: Rows, table: pa.Table, task: Literal["nsp", "sop"], *, coin_prob: float, short_rate: float
-) -> None:
+) -> tuple[UInt64, Bool]:
     """Add the figures of pairs.
 
     Args:
@@ -51,6 +51,9 @@ def measure_pairs(
       task: of the objective.
       coin_prob: chance of the coin.
       short_rate: share of rows with a shorter target.
+
+    Returns:
+      The names of the chunks, uint64 [rows], and which of them are sure, bool [rows].
     """
     label = np.asarray(table["is_next"].combine_chunks()).astype(bool)
     segment_a = np.asarray(table["segment_a_length"].combine_chunks()).astype(np.int64)
@@ -78,9 +81,15 @@ def measure_pairs(
     coin = chunk_coins(rows.context.seed, chunk, coin_prob)
     short = tokens[first, each] < (room // 2 if task == "sop" else (room + 1) // 2)
     told = good & right & (short | (tokens.sum(axis=0) < room))  # a wrong label is counted already
+    if short_rate:
+        # All sentences but the last have less than the target, and the last is not A's.
+        target = short_targets(chunk, rows.longest - _FRAME, short_rate)
+        split = told & label if task == "nsp" else told
+        figures["short_targets_told"] = split.astype(np.int64)
+        figures["short_target_errors"] = (split & (tokens[first, each] >= target)).astype(np.int64)
     if task == "sop":
         figures["pair_coin_errors"] = (told & (label == coin)).astype(np.int64)
-        return
+        return chunk, told
     document, has_others = _neighbours(rows, key, good)
     figures["pair_coin_errors"] = (told & label & coin & has_others).astype(np.int64)
     figures["pairs_alone"] = (good & ~has_others).astype(np.int64)
@@ -95,6 +104,7 @@ def measure_pairs(
     unfilled = tokens[0] < np.min(targets, axis=0, initial=np.iinfo(np.int64).max)
     figures["pairs_forced"] = (told & ~label & ~coin).astype(np.int64)
     figures["pairs_forced_errors"] = (told & ~label & ~coin & goes_on & unfilled).astype(np.int64)
+    return chunk, told
 
 
 def _columns(rows: Rows, good: Bool) -> tuple[UInt64, Int64, Int64]:

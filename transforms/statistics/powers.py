@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TypeVar
 
 import numpy as np
@@ -11,32 +12,60 @@ from transforms.ragged import Int64
 
 U64 = npt.NDArray[np.uint64]
 
-BASE = 0x9E3779B97F4A7C15
-"""Base of the row hash's polynomial; odd, hence invertible modulo 2**64."""
+BASES = (0x9E3779B97F4A7C15, 0xD1B54A32D192ED03)
+"""Bases of the row hash's two polynomials; odd, hence invertible modulo 2**64."""
+
+_TILE_ITEMS = 2**15
+"""Ids hashed at a time: 256 KB of values."""
 
 _Sum = TypeVar("_Sum", np.int64, np.uint64)
 
 
 def row_sums(values: npt.NDArray[_Sum], offsets: Int64) -> npt.NDArray[_Sum]:
     """Sums of the rows of a ragged array; empty rows give 0, unsigned sums wrap around."""
-    running = np.zeros(len(values) + 1, dtype=values.dtype)
-    np.cumsum(values, out=running[1:])
-    return running[offsets[1:]] - running[offsets[:-1]]
+    starts, stops = offsets[:-1], offsets[1:]
+    if len(values) and (stops > starts).all():
+        return np.add.reduceat(values, starts)
+    sums = np.zeros(len(starts), dtype=values.dtype)
+    filled = np.flatnonzero(stops > starts)
+    if len(filled):  # rows without any have no place between the others, so each sum ends where the next begins
+        sums[filled] = np.add.reduceat(values, starts[filled])
+    return sums
 
 
-def polynomials(values: U64, offsets: Int64) -> U64:
-    """uint64 [rows], Σ value · BASE^position modulo 2**64; the values are overwritten.
+def polynomials(ids: npt.NDArray[np.integer], offsets: Int64, table: U64) -> U64:
+    """uint64 [2, rows], Σ table[id] · base^position modulo 2**64 for both bases.
 
-    One product a token and no table by position: a row's own power of the base is divided out, so its place among
-    the rows is nothing.
+    One product a token and base, and no table by position: a row's own power of the base is divided out, so its place
+    among the rows is nothing. Tile by tile, so that nothing as long as the ids leaves the processor's cache.
     """
-    values *= powers(BASE, len(values))
-    return row_sums(values, offsets) * places(offsets)
+    sums = np.zeros((2, len(offsets) - 1), np.uint64)
+    first, second = (powers(base, len(ids)) for base in BASES)
+    for rows, items in row_tiles(offsets, _TILE_ITEMS):
+        values = table[ids[items].astype(np.int64)]  # numpy widens narrower indices by far more slowly
+        starts = offsets[rows.start : rows.stop + 1] - items.start
+        sums[0, rows] = row_sums(values * first[items], starts)
+        values *= second[items]
+        sums[1, rows] = row_sums(values, starts)
+    return sums * places(offsets)
+
+
+def row_tiles(offsets: Int64, items: int) -> Iterator[tuple[slice, slice]]:
+    """Slices of neighbouring rows and of what they hold: about so many items, a row more at most.
+
+    >>> [(r.stop, i.stop) for r, i in row_tiles(np.array([0, 2, 2, 5, 6]), 3)]
+    [(3, 5), (4, 6)]
+    """
+    begin, rows = 0, len(offsets) - 1
+    while begin < rows:
+        stop = min(rows, int(np.searchsorted(offsets, offsets[begin] + items)))
+        yield slice(begin, stop), slice(int(offsets[begin]), int(offsets[stop]))
+        begin = stop
 
 
 def places(offsets: Int64) -> U64:
-    """uint64 [rows], what a row's sum is multiplied with to forget where the row begins."""
-    return powers(pow(BASE, -1, 2**64), int(offsets[-1]) + 1)[offsets[:-1]]
+    """uint64 [2, rows], what a row's sums are multiplied with to forget where the row begins."""
+    return np.stack([powers(pow(base, -1, 2**64), int(offsets[-1]) + 1)[offsets[:-1]] for base in BASES])
 
 
 _POWERS: dict[int, U64] = {}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
 from transforms.objectives.base import Law
 from transforms.ragged import Ragged, ranges, sequences_at
 from transforms.statistics.hashes import hash_rows
+from transforms.statistics.marked_ids import MarkedIds
 from transforms.statistics.rows import Int64, Rows
 
 Numbers = npt.NDArray[np.int16]
@@ -55,39 +58,59 @@ def measure_sentinels(rows: Rows, targets: Ragged, noise: Int64, spans: Int64, l
     figures["target_tokens"] = targets.lengths
     figures["noise_tokens"] = targets.lengths - spans - 1
     figures["target_length_errors"] = (targets.lengths != noise + spans + 1).astype(np.int64)
-    ids = targets.flat.astype(np.int64, copy=False)
-    outside = (ids < 0) | (ids >= rows.context.vocab_size)
-    target_row = np.repeat(np.arange(len(rows)), targets.lengths)
-    figures["target_id_errors"] = rows.count_at(target_row[outside])
-    safe = np.where(outside, rows.context.any_text_id, ids)
+    answers = MarkedIds.of(targets, rows.context)
+    figures["target_id_errors"] = rows.count_at(sequences_at(targets.offsets, answers.outside))
 
-    shown, answered = _sentinels(rows, rows.safe_ids), _sentinels(rows, safe)
+    shown, answered = Sentinels.of(rows.inputs), Sentinels.of(answers)
     figures["sentinel_errors"] = (
-        _out_of_order(rows, shown, rows.offsets, spans)
-        + _out_of_order(rows, answered, targets.offsets, spans)
-        + _misplaced(shown, rows.offsets, lead, first=False, last=True)
-        + _misplaced(answered, targets.offsets, np.zeros_like(lead), first=True, last=False)
+        _out_of_order(shown, spans)
+        + _out_of_order(answered, spans)
+        + _misplaced(shown, lead, first=False, last=True)
+        + _misplaced(answered, np.zeros_like(lead), first=True, last=False)
     )
-    _count_spans(rows, answered, targets.offsets, noise, spans)
+    _count_spans(rows, answered, noise, spans)
     enough = (spans >= DRAW_SPANS) & (noise >= 2 * spans)
-    rows.drawn = hash_rows(rows), enough & (raw >= 4 * noise // 3)
+    rows.drawn = hash_rows(rows)[0], enough & (raw >= 4 * noise // 3)
     eos = rows.context.special_ids["eos"]
-    figures["eos_errors"] = _eos_errors(rows, rows.safe_ids, rows.offsets, eos) + _eos_errors(
-        rows, safe, targets.offsets, eos
+    figures["eos_errors"] = sum(  # type: ignore[assignment]
+        (~ids.ends_alone(eos)).astype(np.int64) for ids in (rows.inputs, answers)
     )
 
 
-def _count_spans(rows: Rows, number: Numbers, offsets: Int64, noise: Int64, spans: Int64) -> None:
+@dataclass(frozen=True)
+class Sentinels:
+    """Where sentinels stand in rows; [sentinels] each."""
+
+    at: Int64
+    row: Int64
+    number: Numbers
+    count: Int64
+    """[rows]."""
+    offsets: Int64
+    """[rows + 1], where each row starts in the ids."""
+
+    @classmethod
+    def of(cls, ids: MarkedIds) -> Sentinels:
+        """Those among special ids."""
+        sentinel_ids = list(ids.context.sentinel_ids)
+        number = np.full(ids.context.vocab_size, -1, dtype=np.int16)
+        number[sentinel_ids] = np.arange(len(sentinel_ids))
+        found = number[ids.special_ids]
+        which = np.flatnonzero(found >= 0)
+        row = ids.special_row[which]
+        return cls(ids.special_at[which], row, found[which], np.bincount(row, minlength=len(ids)), ids.offsets)
+
+
+def _count_spans(rows: Rows, found: Sentinels, noise: Int64, spans: Int64) -> None:
     """Histogram of the lengths of the targets' spans, and the one that the law expects, by `SPAN_EDGES`.
 
     Counted in rows of two spans and more whose target has as many sentinels and tokens as the law says.
     """
-    at = np.flatnonzero(number >= 0)
-    row = sequences_at(offsets, at)
-    length = np.diff(np.append(at, len(number))) - 1
+    row, offsets = found.row, found.offsets
+    length = np.diff(np.append(found.at, offsets[-1])) - 1
     last = np.append(row[1:] != row[:-1], True)[: len(row)]
-    length[last] = offsets[row[last] + 1] - 2 - at[last]  # EOS stands behind the last span
-    sound = (spans > 1) & (rows.count_at(row) == spans) & (np.diff(offsets) == noise + spans + 1)
+    length[last] = offsets[row[last] + 1] - 2 - found.at[last]  # EOS stands behind the last span
+    sound = (spans > 1) & (found.count == spans) & (np.diff(offsets) == noise + spans + 1)
     sound &= np.bincount(row[length < 1], minlength=len(rows)) == 0
     sound &= np.bincount(row, weights=length, minlength=len(rows)) == noise
     kept = sound[row]
@@ -117,36 +140,17 @@ def _span_law(noise: Int64, spans: Int64) -> Int64:
     return np.rint(spans[:, None] * each * FIXED_POINT).astype(np.int64)
 
 
-def _sentinels(rows: Rows, ids: npt.NDArray[np.integer]) -> Numbers:
-    """int16 [tokens], number of the sentinel that stands there, −1 for other ids."""
-    number = np.full(rows.context.vocab_size, -1, dtype=np.int16)
-    number[list(rows.context.sentinel_ids)] = np.arange(len(rows.context.sentinel_ids))
-    return number[ids]
-
-
-def _out_of_order(rows: Rows, number: Numbers, offsets: Int64, spans: Int64) -> Int64:
+def _out_of_order(found: Sentinels, spans: Int64) -> Int64:
     """[rows], 1 where the sentinels are not 0, 1, … up to the law's number of spans."""
-    at = np.flatnonzero(number >= 0)
-    row = sequences_at(offsets, at)
-    count = rows.count_at(row)
-    wrong = rows.count_at(row[number[at] != ranges(count)])
-    return ((wrong > 0) | (count != spans)).astype(np.int64)
+    wrong = found.count != spans
+    wrong[found.row[found.number != ranges(found.count)]] = True
+    return wrong.astype(np.int64)
 
 
-def _misplaced(number: Numbers, offsets: Int64, lead: Int64, *, first: bool, last: bool) -> Int64:
+def _misplaced(found: Sentinels, lead: Int64, *, first: bool, last: bool) -> Int64:
     """[rows], 1 where the first id, or the id before EOS, is a sentinel and should not be, or the reverse."""
-    is_sentinel = number >= 0
-    long_enough = np.diff(offsets) >= 3 + lead
-    errors = (~long_enough).astype(np.int64)
-    begin, end = (offsets[:-1] + lead)[long_enough], offsets[1:][long_enough] - 2
-    errors[long_enough] = (is_sentinel[begin] != first) | (is_sentinel[end] != last)
-    return errors
-
-
-def _eos_errors(rows: Rows, ids: npt.NDArray[np.integer], offsets: Int64, eos: int) -> Int64:
-    """[rows], 1 where EOS is not exactly the last id."""
-    filled = np.diff(offsets) > 0
-    at = np.flatnonzero(ids == eos)
-    errors = rows.count_at(sequences_at(offsets, at)) != 1
-    errors[filled] |= ids[offsets[1:][filled] - 1] != eos
-    return (errors | ~filled).astype(np.int64)
+    begin, before_end = found.offsets[:-1] + lead, found.offsets[1:] - 2
+    opens, closes = np.zeros((2, len(lead)), dtype=bool)
+    opens[found.row[found.at == begin[found.row]]] = True
+    closes[found.row[found.at == before_end[found.row]]] = True
+    return ((np.diff(found.offsets) < 3 + lead) | (opens != first) | (closes != last)).astype(np.int64)

@@ -18,12 +18,19 @@ from schemas.tables import read_fingerprint
 from transforms.objectives.masking import MaskingParameters
 from transforms.objectives.registry import known_objective, schema_of
 from transforms.statistics.accumulator import Accumulator, Group
+from transforms.statistics.common import measure_common
 from transforms.statistics.context import AuditContext
 from transforms.statistics.hashes import collect_hashes
-from transforms.statistics.mask_law import REPLACEMENT_FLOOR, clustering, expected_shares, position_floor
+from transforms.statistics.mask_law import (
+    BUDGET_PLACES,
+    REPLACEMENT_FLOOR,
+    clustering,
+    expected_shares,
+    position_floor,
+)
 from transforms.statistics.masks import FIXED_POINT
 from transforms.statistics.places import PLACE_FLOOR
-from transforms.statistics.rows import Rows, measure_common
+from transforms.statistics.rows import Rows
 from transforms.statistics.sentinels import SHARED_SPANS
 from transforms.statistics.significance import places_test, proportion_surprise
 
@@ -177,6 +184,9 @@ def _rank_shares(found: Accumulator, context: AuditContext, length: int, path: s
         if test.distance > floor:
             found.add_worst(f"{name}_surprise", -math.log(max(test.tail, 5e-324)), path)
     if isinstance(parameters, MaskingParameters):
+        law = found.total("mask_law")
+        if law >= BUDGET_PLACES and not parameters.exact_count and parameters.selection != "bernoulli":
+            found.add_worst("mask_budget_unused", 1 - found.total("masked") / law, path)
         _rank_replacements(found, parameters, context.text_ids, path)
 
 
