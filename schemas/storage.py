@@ -185,6 +185,13 @@ class Location:
             found = self.fs.get_file_info(selector)
         return sorted(_file_info(self, f) for f in found if f.type == pafs.FileType.File)
 
+    def directories(self) -> list[str]:
+        """Names of the directories in this one, sorted; empty where there is no such directory."""
+        selector = pafs.FileSelector(self.path, allow_not_found=True)
+        with place_errors(self):
+            found = self.fs.get_file_info(selector)
+        return sorted(f.base_name for f in found if f.type == pafs.FileType.Directory)
+
     def glob(self) -> list[FileInfo]:
         """Files that match this location read as a pattern (`*`, `?`, `[…]`, `**`), sorted by path."""
         found = self.info()
@@ -203,6 +210,11 @@ class Location:
         """Delete the file if it is there."""
         with place_errors(self), contextlib.suppress(FileNotFoundError):
             self.fs.delete_file(self.path)
+
+    def remove_directory(self) -> None:
+        """Delete the directory and all that is in it, if it is there."""
+        with place_errors(self), contextlib.suppress(FileNotFoundError):
+            self.fs.delete_dir(self.path)
 
     def make_directory(self) -> None:
         """Create the directory and its parents; nothing to do on an object store."""

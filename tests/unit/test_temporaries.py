@@ -85,7 +85,7 @@ def test_a_file_of_another_machine_is_left_over_when_nobody_has_touched_it_for_l
 
 
 def test_where_there_is_no_proc_a_number_must_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("schemas.temporaries._started", lambda _: None)
+    monkeypatch.setattr("schemas.temporaries.started_at", lambda _: None)
     path = Path(temporary_path(str(tmp_path / "x")))
     path.write_bytes(b"half")
     assert not is_left_over(str(path))
