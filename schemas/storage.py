@@ -15,6 +15,7 @@ import functools
 import glob
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -228,15 +229,15 @@ class Location:
             sink.write(data)
 
     def remove_temporaries(self) -> int:
-        """Delete what killed writers left below this local directory; returns how many files."""
+        """Delete what killed writers left below this local directory; returns how many files and folders."""
         if not self.is_local:
             return 0
         removed = 0
-        for folder, _, names in os.walk(self.uri):
-            for path in (os.path.join(folder, name) for name in names):
+        for folder, folders, names in os.walk(self.uri):
+            for path in (os.path.join(folder, name) for name in [*folders, *names]):
                 with contextlib.suppress(FileNotFoundError):  # its writer, of another run, has just renamed it
                     if is_left_over(path):
-                        os.unlink(path)
+                        shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(path) else os.unlink(path)
                         removed += 1
         return removed
 

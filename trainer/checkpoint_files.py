@@ -36,7 +36,12 @@ class _Storage(FileSystemBase):
         place = Location.of(path)
         if mode == "wb":
             with atomic_output(place) as sink:
-                yield sink
+                try:
+                    yield sink
+                except RuntimeError as error:  # torch closes its archive, and complains of that instead
+                    if isinstance(cause := error.__context__, OSError):
+                        raise cause from None
+                    raise
         else:
             with place_errors(place), place.open_input() as source:
                 yield io.BufferedReader(source, _BUFFER_BYTES)

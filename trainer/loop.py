@@ -19,7 +19,7 @@ from torch import nn
 
 from schemas.errors import ShardmillError
 from schemas.manifest import read_manifest
-from schemas.storage import Location
+from schemas.storage import Location, place_errors
 from trainer.checkpoints import Checkpoints
 from trainer.evaluation import Evaluation, evaluate, to_device
 from trainer.meter import Meter, peak_flops
@@ -157,9 +157,9 @@ class _Training:
                 if s.eval_every_steps and step % s.eval_every_steps == 0 and step < self.steps:
                     self._evaluate(step, module, writer)
         score = self._evaluate(self.steps, module, writer)
+        self._publish(writer)
         if writer is not None:
             writer.close()
-        self._publish(None)
         self._save(module)
         result = self._result(self.steps, meter, score)
         self.console.print(summary(result), highlight=False)
@@ -256,8 +256,8 @@ class _Training:
                     batch = to_device(next(batches), self.world.device)
                 if self.world.leads:
                     tokenizer = Tokenizer.from_str((stream.dataset / "tokenizer.json").read_bytes().decode())
-                    with self.run_directory.samples.open("a") as sink:
-                        sink.write(f"step {step}\n{samples(self.family, self.model, batch, tokenizer)}\n")
+                    text = samples(self.family, self.model, batch, tokenizer)
+                    self.run_directory.add_samples(f"step {step}\n{text}\n")
         self._log({"step": step, **score.metrics()}, writer)
         if step < self.steps:
             self._publish(writer)
@@ -268,14 +268,16 @@ class _Training:
             return
         self.run_directory.log(values)
         if writer is not None:
-            for name, value in values.items():
-                if isinstance(value, (int, float)) and name != "step":
-                    writer.add_scalar(name, value, values["step"])
+            with place_errors(Location.of(self.run_directory.tensorboard)):
+                for name, value in values.items():
+                    if isinstance(value, (int, float)) and name != "step":
+                        writer.add_scalar(name, value, values["step"])
 
     def _publish(self, writer: Any) -> None:
         if self.world.leads:
             if writer is not None:
-                writer.flush()
+                with place_errors(Location.of(self.run_directory.tensorboard)):
+                    writer.flush()
             self.run_directory.publish()
 
     def _tensorboard(self, begun: int) -> Any:

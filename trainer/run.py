@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from typing import Any
 from schemas.errors import RequestError
 from schemas.manifest import TokenizerRecord
 from schemas.storage import Location, place_errors
-from schemas.temporaries import own_temporary_directory
+from schemas.temporaries import own_temporary_directory, temporary_path
 
 _SUCCESS = "_SUCCESS"
 """An empty object, put last: with it `final/` is whole on an object store."""
@@ -61,6 +62,7 @@ class Run:
         if not overwrite:
             self._refuse_others(identity)
         self.place.make_directory()
+        self.place.remove_temporaries()
         with place_errors(self.place):
             if overwrite:
                 # Gone before the first step: a run that is killed must not leave the old model with new metrics.
@@ -134,8 +136,15 @@ class Run:
 
     def log(self, values: dict[str, Any]) -> None:
         """Add a line to the metrics."""
-        with self.metrics.open("a") as sink:
-            sink.write(json.dumps(values) + "\n")
+        self._append(self.metrics, json.dumps(values) + "\n")
+
+    def add_samples(self, text: str) -> None:
+        """Add what the model makes of the samples to theirs."""
+        self._append(self.samples, text)
+
+    def _append(self, file: Path, text: str) -> None:
+        with place_errors(Location.of(file)), file.open("a") as sink:
+            sink.write(text)
 
     def lines(self) -> list[dict[str, Any]]:
         """The metrics, of the leading process; a last line that a kill cut off is left out."""
@@ -152,9 +161,7 @@ class Run:
     def rewind(self, step: int) -> None:
         """Forget the metrics of steps after this one, which will be done again."""
         kept = [line for line in self.lines() if line["step"] <= step]
-        temporary = self.metrics.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(temporary, self.metrics)
+        Location.of(self.metrics).write_bytes("".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def publish(self) -> None:
         """Put what has grown on the object store; nothing to do for a local run."""
@@ -179,18 +186,20 @@ class Run:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        temporary = self.directory / f".final.{os.getpid()}.tmp"
-        with place_errors(Location.of(temporary)):
-            for name, model in models.items():
-                model.save_pretrained(temporary / name)
-                self._save_tokenizer(temporary / name, dataset / "tokenizer.json", tokenizer)
-            if self.place.is_local:
-                os.replace(temporary, self.final.uri)
-                return
-        for file in sorted(p for p in temporary.rglob("*") if p.is_file()):
-            self._upload(file, self.final / file.relative_to(temporary).as_posix())
-        (self.final / _SUCCESS).write_bytes(b"")
-        shutil.rmtree(temporary)
+        temporary = Path(temporary_path(str(self.directory / "final")))
+        try:
+            with place_errors(Location.of(temporary)), _errors_of_safetensors():
+                for name, model in models.items():
+                    model.save_pretrained(temporary / name)
+                    self._save_tokenizer(temporary / name, dataset / "tokenizer.json", tokenizer)
+                if self.place.is_local:
+                    os.replace(temporary, self.final.uri)
+                    return
+            for file in sorted(p for p in temporary.rglob("*") if p.is_file()):
+                self._upload(file, self.final / file.relative_to(temporary).as_posix())
+            (self.final / _SUCCESS).write_bytes(b"")
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)  # it is no more there where all went well
 
     def _save_tokenizer(self, directory: Path, place: Location, record: TokenizerRecord) -> None:
         from tokenizers import Tokenizer
@@ -206,3 +215,16 @@ class Run:
         PreTrainedTokenizerFast(tokenizer_object=tokenizer, **roles).save_pretrained(directory)
         # The wrapper writes the same tokenizer in its own words; the dataset's own bytes are what was trained on.
         (directory / "tokenizer.json").write_bytes(content)
+
+
+@contextlib.contextmanager
+def _errors_of_safetensors() -> Iterator[None]:
+    """Its writer says what the system said, such as that the disk is full, in its text alone."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        if number := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+        raise
