@@ -288,7 +288,7 @@ def reading_errors(place: Location) -> Iterator[None]:
     """Turn an object store's failure into an error that says what to do; local errors stay what they are."""
     try:
         yield
-    except OSError as error:
+    except (OSError, pa.ArrowException) as error:  # pyarrow has no number of an error for some of a store's
         if not place.is_local and (found := explained(error, str(place))):
             raise found from error
         raise
