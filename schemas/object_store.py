@@ -78,7 +78,7 @@ _KINDS = (
     _Kind(
         re.compile(
             r"NETWORK_CONNECTION|curlCode|Couldn't (?:connect|resolve)|Failed to connect|Connection (?:refused|reset)"
-            r"|REQUEST_TIMEOUT|Timeout was reached",
+            r"|REQUEST_TIMEOUT|Timeout was reached|CURL error \[\d+\]|from the peer",
             re.IGNORECASE,
         ),
         DataError,
@@ -86,7 +86,10 @@ _KINDS = (
         f"Check the network and the endpoint (AWS_ENDPOINT_URL, AWS_REGION). {_AGAIN}",
     ),
     _Kind(
-        re.compile(r"SLOW_DOWN|SlowDown|THROTTLING|HTTP status 429|RESOURCE_EXHAUSTED|TOO_MANY", re.IGNORECASE),
+        re.compile(
+            r"SLOW_DOWN|SlowDown|THROTTLING|HTTP status 429|RESOURCE_EXHAUSTED|TOO_MANY|rateLimitExceeded",
+            re.IGNORECASE,
+        ),
         DataError,
         "The storage asks for fewer requests than the job makes, also after waiting",
         f"Use fewer workers. {_AGAIN}",
