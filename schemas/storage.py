@@ -215,7 +215,8 @@ class Location:
     def remove_directory(self) -> None:
         """Delete the directory and all that is in it, if it is there."""
         with place_errors(self), contextlib.suppress(FileNotFoundError):
-            self.fs.delete_dir(self.path)
+            if self.exists():  # on gs:// what is not there is an error like any other
+                self.fs.delete_dir(self.path)
 
     def make_directory(self) -> None:
         """Create the directory and its parents; nothing to do on an object store."""

@@ -121,6 +121,13 @@ def test_a_wrong_place_is_one_paragraph(
     assert KEY not in text
 
 
+def test_a_dataset_in_a_bucket_that_is_absent_is_one_paragraph(
+    proxy: Proxy, bucket: str, shardmill: Shardmill
+) -> None:
+    assert "Got: no bucket s3://no-such-bucket." in shardmill("verify", "s3://no-such-bucket/out", expect=2)
+    assert "Got: no manifest.json." in shardmill("show", f"s3://{bucket}/out", expect=2)
+
+
 @pytest.mark.parametrize(
     ("fault", "code", "words"),
     [
