@@ -218,7 +218,7 @@ def test_credentials_that_cannot_be_used_are_one_paragraph(tmp_path: Path, conte
 def test_a_job_and_a_training_run_on_gs_are_those_of_the_local_disk(
     google: Google, corpus: Path, shardmill: Shardmill
 ) -> None:
-    """Also with one in forty requests failing, after each of which Google's client waits for a second or more."""
+    """Also with one in a hundred requests failing, after each of which Google's client waits for a second or more."""
     shardmill("prepare", write_job(corpus.parent, job_for(corpus, output="good")), "--direct_num_workers=1")
     good = shard_digests(corpus.parent / "good")
     job = corpus.parent / "gs.yaml"
@@ -228,9 +228,9 @@ def test_a_job_and_a_training_run_on_gs_are_those_of_the_local_disk(
     upload += "    Location.of('gs://bucket/' + there).write_bytes(Path(here).read_bytes())"
     pairs = [part for p in corpus.iterdir() for part in (str(p), f"corpus/{p.name}")] + [str(job), "job.yaml"]
     subprocess.run([sys.executable, "-c", upload, *pairs], cwd=ROOT, env=google.environment(), check=True)
-    google.proxy.fault = fault = Fault("status", every(40), 503, body=answer(503, "backendError", "Backend Error"))
+    google.proxy.fault = fault = Fault("status", every(100), 503, body=answer(503, "backendError", "Backend Error"))
     google.run("pipelines.cli", "prepare", "gs://bucket/job.yaml", "--direct_num_workers=2")
-    assert fault.hits > 5
+    assert fault.hits > 3
     google.proxy.fault = None
     digest = "import sys, hashlib; from schemas.storage import Location\n"
     digest += "for path in sys.argv[1:]:\n"
@@ -250,14 +250,14 @@ def test_a_job_and_a_training_run_on_gs_are_those_of_the_local_disk(
         env=google.environment(OMP_NUM_THREADS="1"),
         stdout=subprocess.DEVNULL,
     )
-    while not any("step-00000004%2Fstate.json" in r and r.startswith("PUT") for r in google.proxy.seen):
+    while not any("step-00000008" in request for request in google.proxy.seen):  # so that of step 4 is whole
         assert process.poll() is None
         time.sleep(0.01)
     process.kill()
     process.wait()
     google.proxy.fault = None
     text = google.run("trainer", "gs://bucket/out", "--out", "gs://bucket/run", *options)
-    assert "Going on from the checkpoint of step" in text
+    assert "Going on from the checkpoint of step 4" in text
     assert "gcloud storage cp --recursive 'gs://bucket/run/final/*' final && python -c" in text
     whole = corpus.parent / "run"
     google.run("trainer", str(corpus.parent / "good"), "--out", str(whole), *options)
