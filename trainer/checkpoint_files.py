@@ -121,6 +121,29 @@ class Reader(FileSystemReader):
         return io.BytesIO(whole_answer(read))
 
 
+def write_tensor(place: Location, tensor: torch.Tensor) -> None:
+    """Write one tensor."""
+    content = io.BytesIO()
+    torch.save(tensor, content)
+    place.write_bytes(content.getvalue())
+
+
+def read_tensor(place: Location) -> torch.Tensor:
+    """Read what `write_tensor` wrote.
+
+    Raises:
+      ValueError: the file is damaged.
+    """
+    content = io.BytesIO(place.read_bytes())
+    try:
+        tensor = torch.load(content, weights_only=True)
+    except Exception as error:  # as above; torch's own text goes on to advise reading what may run code
+        raise ValueError(f"{place.name} holds no tensor: {type(error).__name__}") from error
+    if not isinstance(tensor, torch.Tensor):
+        raise ValueError(f"{place.name} holds a {type(tensor).__name__} and no tensor")
+    return tensor
+
+
 class _SafeUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """Descriptions of tensors only."""

@@ -8,7 +8,6 @@ a checkpoint of four processes is read by two, and a sharded one by a single pro
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import re
@@ -28,10 +27,13 @@ from torch.distributed.checkpoint.state_dict import (
 
 from schemas.errors import DataError, ShardmillError
 from schemas.storage import Location, place_errors
-from trainer.checkpoint_files import Reader, Writer
+from trainer.checkpoint_files import Reader, Writer, read_tensor, write_tensor
 from trainer.world import World
 
 _WHOLE, _HALF = re.compile(r"step-\d+"), re.compile(r"\.step-\d+\.tmp")
+
+
+_SENTENCE = r"\.\s|\n"
 
 
 class Checkpoints:
@@ -72,9 +74,7 @@ class Checkpoints:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that a single process saves without a process group is meant
                 dcp.save(_tensors(model, optimizer), storage_writer=Writer(building))
-            random = io.BytesIO()
-            torch.save(torch.get_rng_state(), random)
-            (building / f"random-{self._world.rank:05d}.pt").write_bytes(random.getvalue())
+            write_tensor(building / f"random-{self._world.rank:05d}.pt", torch.get_rng_state())
             self._world.wait()
             if self._world.leads:
                 (building / "state.json").write_bytes((json.dumps(state) + "\n").encode())
@@ -94,7 +94,7 @@ class Checkpoints:
         """
         try:
             with _own_errors():
-                state = json.loads((place / "state.json").read_bytes())
+                state = _checked(json.loads((place / "state.json").read_bytes()))
                 tensors = _tensors(model, optimizer)
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
@@ -103,8 +103,8 @@ class Checkpoints:
                     dcp.load(tensors, storage_reader=reader)
                 random = place / f"random-{self._world.rank:05d}.pt"
                 if random.info():  # a process more than there were begins with the numbers of its seed
-                    torch.set_rng_state(torch.load(io.BytesIO(random.read_bytes()), weights_only=True))
-        except (OSError, ValueError, RuntimeError, EOFError, dcp.CheckpointException) as error:
+                    torch.set_rng_state(read_tensor(random))
+        except (OSError, ValueError, TypeError, RuntimeError) as error:
             raise DataError(
                 "A checkpoint cannot be read",
                 where=str(place),
@@ -123,6 +123,13 @@ def _remove(checkpoint: Location) -> None:
     checkpoint.remove_directory()
 
 
+def _checked(state: Any) -> dict[str, Any]:
+    kinds = {"step": int, "tokens": int, "stream": dict}
+    if not isinstance(state, dict) or any(not isinstance(state.get(k), kind) for k, kind in kinds.items()):
+        raise ValueError("state.json holds no step, tokens and state of the stream")
+    return state
+
+
 def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     return {
         "model": get_model_state_dict(model),
@@ -132,7 +139,7 @@ def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, An
 
 @contextlib.contextmanager
 def _own_errors() -> Iterator[None]:
-    """Let out of DCP's exceptions those that say what to do, or that `place_errors` knows."""
+    """Let out of DCP's exceptions those that say what to do, or that `place_errors` knows; it adds tracebacks."""
     try:
         yield
     except dcp.CheckpointException as error:
@@ -140,4 +147,5 @@ def _own_errors() -> Iterator[None]:
         for cause in causes:
             if isinstance(cause, (ShardmillError, OSError)):
                 raise cause from error
-        raise
+        # The first sentence: torch goes on to advise reading what may run code.
+        raise ValueError(f"{type(causes[0]).__name__}: {re.split(_SENTENCE, str(causes[0]))[0]}") from error
