@@ -1,4 +1,7 @@
-"""Checkpoints of strangers and of failing disks: read as they were saved, or refused in one paragraph."""
+"""Checkpoints of strangers and of failing disks: refused in one paragraph, or read; never a traceback.
+
+Not that all damage is found: a flipped bit within a tensor, or of a digit in `state.json`, may be read as it is.
+"""
 
 from __future__ import annotations
 
