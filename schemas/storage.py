@@ -187,11 +187,12 @@ class Location:
         return sorted(_file_info(self, f) for f in found if f.type == pafs.FileType.File)
 
     def directories(self) -> list[str]:
-        """Names of the directories in this one, sorted; empty where there is no such directory."""
-        selector = pafs.FileSelector(self.path, allow_not_found=True)
-        with place_errors(self):
-            found = self.fs.get_file_info(selector)
-        return sorted(f.base_name for f in found if f.type == pafs.FileType.Directory)
+        """Names of the directories in this one, sorted; on an object store those that hold a file."""
+        if self.is_local:
+            return sorted(e.name for e in os.scandir(self.uri) if e.is_dir()) if os.path.isdir(self.uri) else []
+        # A listing of gs:// names only directories for which somebody has put an object.
+        below = (f.uri[len(self.uri) + 1 :] for f in self.files(recursive=True))
+        return sorted({path.split("/", 1)[0] for path in below if "/" in path})
 
     def glob(self) -> list[FileInfo]:
         """Files that match this location read as a pattern (`*`, `?`, `[…]`, `**`), sorted by path."""

@@ -80,7 +80,7 @@ class Google:
         text = done.stdout + done.stderr
         assert done.returncode == code, text
         assert "Traceback" not in text
-        return text
+        return " ".join(text.split())
 
 
 @pytest.fixture

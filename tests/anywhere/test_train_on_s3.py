@@ -64,7 +64,7 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> str:
     assert "Traceback" not in text
     assert KEY not in text
     assert SECRET not in text
-    return text
+    return " ".join(text.split())
 
 
 def wait_for(seen: str, proxy: Proxy, process: subprocess.Popen[str]) -> None:
