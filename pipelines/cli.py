@@ -7,6 +7,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -14,6 +15,7 @@ from rich.markup import escape
 
 from pipelines.runners import HandedOver
 from schemas.errors import RequestError, ShardmillError, did_you_mean
+from schemas.temporaries import own_temporary_directory
 from schemas.version import shardmill_version
 
 Command = Callable[[argparse.Namespace, tuple[str, ...], Console], int]
@@ -167,7 +169,9 @@ def _main(argv: Sequence[str] | None, console: Console) -> int:
     options, rest = _parser().parse_known_args(argv)
     if rest:
         _check_beam_options(options, rest)
-    code: int = options.run(options, tuple(rest), console)
+    # Beam and its workers leave folders behind when they are killed, and sometimes when they are not.
+    with own_temporary_directory() if options.beam else nullcontext():
+        code: int = options.run(options, tuple(rest), console)
     return code
 
 

@@ -149,7 +149,7 @@ class Engine:
                 with (
                     _watch_workers() as died,
                     no_orphans() if self.is_local and workers > 1 else nullcontext(),
-                    tempfile.TemporaryDirectory(prefix="shardmill-taken-") as taken,
+                    tempfile.TemporaryDirectory(prefix="taken-") as taken,
                 ):
                     if helps:
                         work = HelpingWork(work, bundles, taken, os.getpid())

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 
 from schemas.errors import RequestError, ShardmillError
 from schemas.storage import Location, place_errors
+from schemas.temporaries import has_ended, started_at
 
 BEAT_SECONDS = 5.0
 """A lease is rewritten so often."""
@@ -89,7 +90,15 @@ def _beat(place: Location, mine: str, stop: threading.Event) -> None:
 
 def _write(place: Location, mine: str, count: int) -> None:
     place.write_bytes(
-        json.dumps({"run": mine, "host": socket.gethostname(), "process": os.getpid(), "beat": count}).encode()
+        json.dumps(
+            {
+                "run": mine,
+                "host": socket.gethostname(),
+                "process": os.getpid(),
+                "started": started_at(os.getpid()) or 0,
+                "beat": count,
+            }
+        ).encode()
     )
 
 
@@ -105,16 +114,10 @@ def _read(place: Location) -> dict[str, object] | None:
 
 def _is_dead(held: dict[str, object]) -> bool:
     """True if the holder ran on this machine and does so no more."""
-    process = held.get("process")
-    if held.get("host") != socket.gethostname() or not isinstance(process, int):
+    process, started = held.get("process"), held.get("started")
+    if held.get("host") != socket.gethostname() or not isinstance(process, int) or not isinstance(started, int):
         return False
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return True
-    except PermissionError:
-        return False
-    return False
+    return has_ended(process, started)
 
 
 def _holder(held: dict[str, object]) -> str:

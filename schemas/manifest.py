@@ -155,11 +155,13 @@ def read_manifest(dataset: Location) -> Manifest:
         raw = json.loads(place.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         unfinished = (dataset / "plan.parquet").exists() or (dataset / "data").exists()
+        no_bucket = not (dataset.is_local or dataset.root.exists())
+        missing = f"no bucket {dataset.root}" if no_bucket else "no manifest.json"
         raise RequestError(
             "There is no finished dataset here",
             where=str(dataset),
             expected="a directory with manifest.json, which `shardmill prepare` writes last",
-            got="an unfinished dataset" if unfinished else "no manifest.json",
+            got="an unfinished dataset" if unfinished else missing,
             remedy="Run `shardmill prepare` to its end" if unfinished else "Give a dataset's directory",
         ) from None
     except (ValueError, UnicodeDecodeError) as error:

@@ -49,10 +49,17 @@ _NO_BUCKET = _Kind(
 _KINDS = (
     _NO_BUCKET,
     _Kind(
+        re.compile(r"Could not create a OAuth2 access token|could not load credentials", re.IGNORECASE),
+        RequestError,
+        "There are no credentials for the storage that can be used",
+        "Set GOOGLE_APPLICATION_CREDENTIALS to a key file, run `gcloud auth application-default login`, or give the "
+        "machine an account",
+    ),
+    _Kind(
         re.compile(
             r"INVALID_ACCESS_KEY|INVALID_CLIENT_TOKEN|SIGNATURE_DOES_NOT_MATCH|EXPIRED_TOKEN|ExpiredToken|InvalidToken"
             r"|REQUEST_EXPIRED|UNRECOGNIZED_CLIENT|InvalidAccessKeyId|SignatureDoesNotMatch|UNAUTHENTICATED"
-            r"|HTTP status 401|MISSING_AUTHENTICATION|INVALID_SIGNATURE|could not load credentials|TooSkewed"
+            r"|HTTP status 401|MISSING_AUTHENTICATION|INVALID_SIGNATURE|TooSkewed"
             r"|HTTP status 400\) during HeadObject",  # which has no body to say so
             re.IGNORECASE,
         ),
@@ -71,7 +78,7 @@ _KINDS = (
     _Kind(
         re.compile(
             r"NETWORK_CONNECTION|curlCode|Couldn't (?:connect|resolve)|Failed to connect|Connection (?:refused|reset)"
-            r"|REQUEST_TIMEOUT|Timeout was reached",
+            r"|REQUEST_TIMEOUT|Timeout was reached|CURL error \[\d+\]|from the peer",
             re.IGNORECASE,
         ),
         DataError,
@@ -79,7 +86,10 @@ _KINDS = (
         f"Check the network and the endpoint (AWS_ENDPOINT_URL, AWS_REGION). {_AGAIN}",
     ),
     _Kind(
-        re.compile(r"SLOW_DOWN|SlowDown|THROTTLING|HTTP status 429|RESOURCE_EXHAUSTED|TOO_MANY", re.IGNORECASE),
+        re.compile(
+            r"SLOW_DOWN|SlowDown|THROTTLING|HTTP status 429|RESOURCE_EXHAUSTED|TOO_MANY|rateLimitExceeded",
+            re.IGNORECASE,
+        ),
         DataError,
         "The storage asks for fewer requests than the job makes, also after waiting",
         f"Use fewer workers. {_AGAIN}",
@@ -91,6 +101,9 @@ _KINDS = (
         _AGAIN,
     ),
 )
+
+_DETAILS = re.compile(r"\s*error_info=\{.*", re.DOTALL)
+"""What Google's client adds to a message: the message once more, and places in its own source."""
 
 _SECRET = re.compile(
     r"(?i)\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|(?<=://)[^/@\s]+@"
@@ -172,7 +185,7 @@ def is_storage_failure(error: OSError) -> bool:
     return error.errno is not None or _kind_of(str(error)) is not None
 
 
-def explained(error: OSError, place: str) -> ShardmillError | None:
+def explained(error: Exception, place: str) -> ShardmillError | None:
     """The error in words, without credentials; None if it is no storage's error.
 
     Args:
@@ -182,7 +195,8 @@ def explained(error: OSError, place: str) -> ShardmillError | None:
     kind = _kind_of(str(error))
     if kind is None or (isinstance(error, FileNotFoundError) and kind is not _NO_BUCKET):
         return None
-    return kind.error(kind.what, where=redact(place), got=redact(str(error)), remedy=kind.remedy)
+    message = _DETAILS.sub("", str(error))
+    return kind.error(kind.what, where=redact(place), got=redact(message), remedy=kind.remedy)
 
 
 def _kind_of(message: str) -> _Kind | None:

@@ -89,8 +89,11 @@ def put_output(
             spool.seek(0)
             check(spool)
         data = mmap.mmap(spool.fileno(), 0, access=mmap.ACCESS_READ) if sink.size_bytes else b""
-        with fs.open_output_stream(path, compression=None) as out:  # pyarrow would choose one by the suffix
-            out.write(data)
+        try:
+            with fs.open_output_stream(path, compression=None) as out:  # pyarrow would choose one by the suffix
+                out.write(data)
+        except FileNotFoundError as error:  # what Google's client says where nothing but the bucket can be missing
+            raise OSError(f"The bucket does not exist: {error}") from error
     found = fs.get_file_info(path)
     if found.type != pafs.FileType.File or found.size != sink.size_bytes:
         raise DataError(

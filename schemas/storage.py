@@ -15,6 +15,7 @@ import functools
 import glob
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -188,6 +189,14 @@ class Location:
             found = self.fs.get_file_info(selector)
         return sorted(_file_info(self, f) for f in found if f.type == pafs.FileType.File)
 
+    def directories(self) -> list[str]:
+        """Names of the directories in this one, sorted; on an object store those that hold a file."""
+        if self.is_local:
+            return sorted(e.name for e in os.scandir(self.uri) if e.is_dir()) if os.path.isdir(self.uri) else []
+        # A listing of gs:// names only directories for which somebody has put an object.
+        below = (f.uri[len(self.uri) + 1 :] for f in self.files(recursive=True))
+        return sorted({path.split("/", 1)[0] for path in below if "/" in path})
+
     def glob(self) -> list[FileInfo]:
         """Files that match this location read as a pattern (`*`, `?`, `[…]`, `**`), sorted by path."""
         found = self.info()
@@ -207,6 +216,12 @@ class Location:
         with place_errors(self), contextlib.suppress(FileNotFoundError):
             self.fs.delete_file(self.path)
 
+    def remove_directory(self) -> None:
+        """Delete the directory and all that is in it, if it is there."""
+        with place_errors(self), contextlib.suppress(FileNotFoundError):
+            if self.exists():  # on gs:// what is not there is an error like any other
+                self.fs.delete_dir(self.path)
+
     def make_directory(self) -> None:
         """Create the directory and its parents; nothing to do on an object store."""
         if self.is_local:
@@ -219,15 +234,15 @@ class Location:
             sink.write(data)
 
     def remove_temporaries(self) -> int:
-        """Delete what killed writers left below this local directory; returns how many files."""
+        """Delete what killed writers left below this local directory; returns how many files and folders."""
         if not self.is_local:
             return 0
         removed = 0
-        for folder, _, names in os.walk(self.uri):
-            for path in (os.path.join(folder, name) for name in names):
+        for folder, folders, names in os.walk(self.uri):
+            for path in (os.path.join(folder, name) for name in [*folders, *names]):
                 with contextlib.suppress(FileNotFoundError):  # its writer, of another run, has just renamed it
                     if is_left_over(path):
-                        os.unlink(path)
+                        shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(path) else os.unlink(path)
                         removed += 1
         return removed
 
@@ -278,7 +293,7 @@ def reading_errors(place: Location) -> Iterator[None]:
     """Turn an object store's failure into an error that says what to do; local errors stay what they are."""
     try:
         yield
-    except OSError as error:
+    except (OSError, pa.ArrowException) as error:  # pyarrow has no number of an error for some of a store's
         if not place.is_local and (found := explained(error, str(place))):
             raise found from error
         raise

@@ -25,8 +25,9 @@ examples:
 recipes: bert, roberta, albert, electra, gpt, llama, prefix-lm, t5, ul2, bart, each as -tiny, -small, -base.
 
 A run's directory has metrics.jsonl, tensorboard/, checkpoints/, samples.txt and, at the end, final/ (the model and
-its tokenizer, for from_pretrained). The same command goes on after any stop. Exit codes: 0 good, 1 the data is bad,
-2 the request is bad, 130 or 143 stopped by a signal, at a checkpoint.
+its tokenizer, for from_pretrained). On an object store it is put there at each checkpoint, and final/ is whole once
+it holds _SUCCESS. The same command goes on after any stop. Exit codes: 0 good, 1 the data is bad, 2 the request is
+bad, 130 or 143 stopped by a signal, at a checkpoint.
 """
 
 
@@ -76,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--steps", type=_count, metavar="N", help="optimiser steps; default: one epoch")
     add("--epochs", type=float, metavar="X", help="passes over the train split, in place of --steps")
     add("--positions", type=_count, metavar="N", help="of the model; default: the published model's")
-    add("--out", metavar="DIR", help="directory of the run; default: runs/<dataset name>")
+    add("--out", metavar="DIR", help="directory of the run, local, s3:// or gs://; default: runs/<dataset name>")
     add("--overwrite", action="store_true", help="replace what is in the run's directory")
     add("--seed", type=int, metavar="N", help="of the order, the weights and dropout; default 0")
 

@@ -9,7 +9,6 @@ import contextlib
 import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,9 +17,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from tokenizers import Tokenizer
 from torch import nn
 
-from schemas.errors import RequestError
+from schemas.errors import ShardmillError
 from schemas.manifest import read_manifest
-from schemas.storage import Location
+from schemas.storage import Location, place_errors
 from trainer.checkpoints import Checkpoints
 from trainer.evaluation import Evaluation, evaluate, to_device
 from trainer.meter import Meter, peak_flops
@@ -51,15 +50,15 @@ def train(settings: TrainSettings, *, console: Console | None = None) -> TrainRe
       DataError: a shard or a checkpoint is missing or damaged.
     """
     settings.check()
-    with joined(settings.device) as world:
-        return _Training(settings, world, console or Console()).run()
+    with joined(settings.device) as world, Run.at(settings.out) as run:
+        return _Training(settings, world, console or Console(), run).run()
 
 
 class _Training:
     """What the parts of a run share."""
 
-    def __init__(self, settings: TrainSettings, world: World, console: Console) -> None:
-        self.settings, self.world = settings, world
+    def __init__(self, settings: TrainSettings, world: World, console: Console, run: Run) -> None:
+        self.settings, self.world, self.run_directory = settings, world, run
         self.console = console if world.leads else Console(quiet=True)
         self.recipe: Recipe = choose_recipe(settings.recipe, read_manifest(Location.of(settings.dataset)).objective)
         self.family = self.recipe.family
@@ -93,16 +92,15 @@ class _Training:
 
     def _start_run(self, identity: dict[str, Any]) -> None:
         """The leading process makes the directory; what it finds wrong, all of them say."""
-        error: RequestError | None = None
+        error: ShardmillError | None = None
         if self.world.leads:
             try:
-                Run.start(self.settings.out, identity, overwrite=self.settings.overwrite)
-            except RequestError as found:
+                self.run_directory.start(identity, overwrite=self.settings.overwrite)
+            except ShardmillError as found:
                 error = found
         error = self.world.tell(error)
         if error is not None:
             raise error
-        self.run_directory = Run(Path(Location.of(self.settings.out).uri))
 
     def _parts_of_dataset(self) -> set[str]:
         pairs = self.stream.objective == "sentence_pair"
@@ -151,6 +149,7 @@ class _Training:
                 progress.advance(bar)
                 if step < self.steps and (stopping or step % s.checkpoint_every_steps == 0):
                     state = {"step": step, "tokens": meter.tokens, "stream": self.stream.state_dict()}
+                    self._publish(writer)  # first: what is done after a checkpoint is done again from there
                     checkpoints.save(step, module, optimizer, state)
                 if stopping and step < self.steps:
                     self.console.print(f"Stopped by a signal after step {step:,}, at a checkpoint.", highlight=False)
@@ -158,9 +157,10 @@ class _Training:
                 if s.eval_every_steps and step % s.eval_every_steps == 0 and step < self.steps:
                     self._evaluate(step, module, writer)
         score = self._evaluate(self.steps, module, writer)
-        self._save(module)
+        self._publish(writer)
         if writer is not None:
             writer.close()
+        self._save(module)
         result = self._result(self.steps, meter, score)
         self.console.print(summary(result), highlight=False)
         # Not wrapped: this line is there to be copied.
@@ -256,9 +256,11 @@ class _Training:
                     batch = to_device(next(batches), self.world.device)
                 if self.world.leads:
                     tokenizer = Tokenizer.from_str((stream.dataset / "tokenizer.json").read_bytes().decode())
-                    with self.run_directory.samples.open("a") as sink:
-                        sink.write(f"step {step}\n{samples(self.family, self.model, batch, tokenizer)}\n")
+                    text = samples(self.family, self.model, batch, tokenizer)
+                    self.run_directory.add_samples(f"step {step}\n{text}\n")
         self._log({"step": step, **score.metrics()}, writer)
+        if step < self.steps:
+            self._publish(writer)
         return score
 
     def _log(self, values: dict[str, Any], writer: Any) -> None:
@@ -266,9 +268,17 @@ class _Training:
             return
         self.run_directory.log(values)
         if writer is not None:
-            for name, value in values.items():
-                if isinstance(value, (int, float)) and name != "step":
-                    writer.add_scalar(name, value, values["step"])
+            with place_errors(Location.of(self.run_directory.tensorboard)):
+                for name, value in values.items():
+                    if isinstance(value, (int, float)) and name != "step":
+                        writer.add_scalar(name, value, values["step"])
+
+    def _publish(self, writer: Any) -> None:
+        if self.world.leads:
+            if writer is not None:
+                with place_errors(Location.of(self.run_directory.tensorboard)):
+                    writer.flush()
+            self.run_directory.publish()
 
     def _tensorboard(self, begun: int) -> Any:
         if not (self.settings.tensorboard and self.world.leads):

@@ -51,13 +51,18 @@ def summary(result: TrainResult) -> str:
 
 
 def next_command(result: TrainResult) -> str:
-    """A line for the shell that lets the saved model speak."""
+    """A line for the shell that lets the saved model speak; from an object store it is fetched first."""
     family = RECIPES[result.recipe].family
-    where = json.dumps(result.model_directory)
+    directory, fetch = result.model_directory, ""
+    if "://" in directory:
+        copy = "aws s3 cp --recursive" if directory.startswith("s3://") else "gcloud storage cp --recursive"
+        fetch = f"{copy} {shlex.quote(directory + ('' if directory.startswith('s3://') else '/*'))} final && "
+        directory = "final"
+    where = json.dumps(directory)
     if family.causal:
         code = f'from transformers import pipeline; p = pipeline("text-generation", {where}); print(p("The"))'
     elif "mlm" in family.part_weights:
-        model = where if "rtd" not in family.part_weights else json.dumps(f"{result.model_directory}/generator")
+        model = where if "rtd" not in family.part_weights else json.dumps(f"{directory}/generator")
         code = (
             f'from transformers import pipeline; p = pipeline("fill-mask", {model}); '
             'print(p(f"The {p.tokenizer.mask_token} of"))'
@@ -68,4 +73,4 @@ def next_command(result: TrainResult) -> str:
             f"t, m = T.from_pretrained({where}), M.from_pretrained({where}); "
             'print(t.decode(m.generate(**t("The", return_tensors="pt"))[0]))'
         )
-    return f"python -c {shlex.quote(code)}"
+    return f"{fetch}python -c {shlex.quote(code)}"

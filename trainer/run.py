@@ -1,73 +1,100 @@
-"""A run's directory: metrics, checkpoints and samples while it goes on, `final/` once it is finished."""
+"""A run's directory: metrics, checkpoints and samples while it goes on, `final/` once it is finished.
+
+On an object store it is the same directory, but nothing can be added to an object: what grows is written in a local
+folder, and put as a whole at every checkpoint, after every evaluation and at the end.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from schemas.errors import RequestError
 from schemas.manifest import TokenizerRecord
 from schemas.storage import Location, place_errors
+from schemas.temporaries import own_temporary_directory, temporary_path
+
+_SUCCESS = "_SUCCESS"
+"""An empty object, put last: with it `final/` is whole on an object store."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """Where a run's files go. `final/` appears whole or not at all."""
+    """Where a run's files go. `final/` is whole or does not count."""
 
+    place: Location
+    """The run's directory."""
     directory: Path
+    """Where its files are written: the same directory, or a local folder where that is on an object store."""
+    _put: dict[Path, int] = field(default_factory=dict)
+    """Files that were put on the object store, and their sizes then."""
 
     @classmethod
-    def start(cls, out: str | os.PathLike[str], identity: Mapping[str, Any], *, overwrite: bool) -> Run:
+    @contextlib.contextmanager
+    def at(cls, out: str | os.PathLike[str]) -> Iterator[Run]:
+        """A run that is written to `out`; local, `s3://` or `gs://`."""
+        place = Location.of(out)
+        if place.is_local:
+            yield cls(place, Path(place.uri))
+            return
+        with own_temporary_directory() as folder:
+            yield cls(place, Path(folder))
+
+    def start(self, identity: Mapping[str, Any], *, overwrite: bool) -> None:
         """Make the directory, or go on with what is in it if it is the same run's.
 
         Args:
-          out: a local directory.
           identity: what makes two runs the same one; JSON.
           overwrite: remove what is there.
 
         Raises:
           RequestError: a finished run, or another one, is there and is not to be overwritten; or the place cannot
             be written.
+          DataError: its store fails.
         """
-        place = Location.of(out)
-        if not place.is_local:
-            raise RequestError("A run is written to a local directory", where=str(place), remedy="Give a local --out")
-        run = cls(Path(place.uri))
         if not overwrite:
-            run._refuse_others(identity)
-        place.make_directory()
-        with place_errors(place):
+            self._refuse_others(identity)
+        self.place.make_directory()
+        self.place.remove_temporaries()
+        with place_errors(self.place):
             if overwrite:
                 # Gone before the first step: a run that is killed must not leave the old model with new metrics.
-                for old in (run.final, run.checkpoints, run.tensorboard):
-                    shutil.rmtree(old, ignore_errors=True)
-                for file in (run.metrics, run.samples):
-                    file.unlink(missing_ok=True)
-            run.metrics.touch()
-            (run.directory / "run.json").write_text(json.dumps(dict(identity), indent=2) + "\n")
-        return run
+                (self.place / "final" / _SUCCESS).remove()
+                for folder in ("final", "checkpoints", "tensorboard"):
+                    (self.place / folder).remove_directory()
+                for file in (self.metrics, self.samples):
+                    (self.place / file.name).remove()
+            if not self.place.is_local:
+                for file in (self.metrics, self.samples):
+                    with contextlib.suppress(FileNotFoundError):
+                        file.write_bytes((self.place / file.name).read_bytes())
+            self.metrics.touch()
+            (self.place / "run.json").write_bytes((json.dumps(dict(identity), indent=2) + "\n").encode())
 
     def _refuse_others(self, identity: Mapping[str, Any]) -> None:
-        if self.final.exists():
+        final = self.place / "final"
+        if final.exists() if self.place.is_local else (final / _SUCCESS).info():
             raise RequestError(
                 "There is a finished run here already",
-                where=str(self.directory),
-                got=f"the saved model {self.final}",
+                where=str(self.place),
+                got=f"the saved model {final}",
                 remedy="Give another --out, or --overwrite to replace it",
             )
         try:
-            before = json.loads((self.directory / "run.json").read_text())
+            before = json.loads((self.place / "run.json").read_bytes())
         except FileNotFoundError:
             return
         except (ValueError, OSError) as error:
             raise RequestError(
                 "What is here is not a run's directory",
-                where=str(self.directory / "run.json"),
+                where=str(self.place / "run.json"),
                 got=str(error),
                 remedy="Give another --out, or --overwrite to replace it",
             ) from error
@@ -76,7 +103,7 @@ class Run:
         if changed := [k for k in {**before, **mine} if before.get(k) != mine.get(k)]:
             raise RequestError(
                 "There is an unfinished run of other settings here",
-                where=str(self.directory),
+                where=str(self.place),
                 expected=", ".join(f"{k} {before.get(k)}" for k in changed[:3]),
                 got=", ".join(f"{k} {mine.get(k)}" for k in changed[:3]),
                 remedy="Give its settings to go on with it, another --out, or --overwrite to replace it",
@@ -88,9 +115,9 @@ class Run:
         return self.directory / "metrics.jsonl"
 
     @property
-    def checkpoints(self) -> Path:
+    def checkpoints(self) -> Location:
         """A directory for each checkpoint."""
-        return self.directory / "checkpoints"
+        return self.place / "checkpoints"
 
     @property
     def samples(self) -> Path:
@@ -103,18 +130,27 @@ class Run:
         return self.directory / "tensorboard"
 
     @property
-    def final(self) -> Path:
+    def final(self) -> Location:
         """The saved model and its tokenizer."""
-        return self.directory / "final"
+        return self.place / "final"
 
     def log(self, values: dict[str, Any]) -> None:
         """Add a line to the metrics."""
-        with self.metrics.open("a") as sink:
-            sink.write(json.dumps(values) + "\n")
+        self._append(self.metrics, json.dumps(values) + "\n")
+
+    def add_samples(self, text: str) -> None:
+        """Add what the model makes of the samples to theirs."""
+        self._append(self.samples, text)
+
+    def _append(self, file: Path, text: str) -> None:
+        with place_errors(Location.of(file)), file.open("a") as sink:
+            sink.write(text)
 
     def lines(self) -> list[dict[str, Any]]:
-        """The metrics; a last line that a kill cut off is left out."""
-        lines = []
+        """The metrics, of the leading process; a last line that a kill cut off is left out."""
+        lines: list[dict[str, Any]] = []
+        if not self.metrics.exists():
+            return lines
         for line in self.metrics.read_text().splitlines():
             try:
                 lines.append(json.loads(line))
@@ -125,9 +161,19 @@ class Run:
     def rewind(self, step: int) -> None:
         """Forget the metrics of steps after this one, which will be done again."""
         kept = [line for line in self.lines() if line["step"] <= step]
-        temporary = self.metrics.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(temporary, self.metrics)
+        Location.of(self.metrics).write_bytes("".join(json.dumps(line) + "\n" for line in kept).encode())
+
+    def publish(self) -> None:
+        """Put what has grown on the object store; nothing to do for a local run."""
+        if self.place.is_local:
+            return
+        for file in sorted([self.metrics, self.samples, *self.tensorboard.rglob("*")]):
+            if file.is_file() and self._put.get(file) != (size_bytes := file.stat().st_size):
+                self._upload(file, self.place / file.relative_to(self.directory).as_posix())
+                self._put[file] = size_bytes
+
+    def _upload(self, file: Path, place: Location) -> None:
+        place.write_bytes(file.read_bytes())
 
     def save(self, models: Mapping[str, Any], dataset: Location, tokenizer: TokenizerRecord) -> None:
         """Save models and the dataset's tokenizer, for `from_pretrained`.
@@ -140,12 +186,20 @@ class Run:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        temporary = self.directory / f".final.{os.getpid()}.tmp"
-        with place_errors(Location.of(temporary)):
-            for name, model in models.items():
-                model.save_pretrained(temporary / name)
-                self._save_tokenizer(temporary / name, dataset / "tokenizer.json", tokenizer)
-            os.replace(temporary, self.final)
+        temporary = Path(temporary_path(str(self.directory / "final")))
+        try:
+            with place_errors(Location.of(temporary)), _errors_of_safetensors():
+                for name, model in models.items():
+                    model.save_pretrained(temporary / name)
+                    self._save_tokenizer(temporary / name, dataset / "tokenizer.json", tokenizer)
+                if self.place.is_local:
+                    os.replace(temporary, self.final.uri)
+                    return
+            for file in sorted(p for p in temporary.rglob("*") if p.is_file()):
+                self._upload(file, self.final / file.relative_to(temporary).as_posix())
+            (self.final / _SUCCESS).write_bytes(b"")
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)  # it is no more there where all went well
 
     def _save_tokenizer(self, directory: Path, place: Location, record: TokenizerRecord) -> None:
         from tokenizers import Tokenizer
@@ -161,3 +215,16 @@ class Run:
         PreTrainedTokenizerFast(tokenizer_object=tokenizer, **roles).save_pretrained(directory)
         # The wrapper writes the same tokenizer in its own words; the dataset's own bytes are what was trained on.
         (directory / "tokenizer.json").write_bytes(content)
+
+
+@contextlib.contextmanager
+def _errors_of_safetensors() -> Iterator[None]:
+    """Its writer says what the system said, such as that the disk is full, in its text alone."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        if number := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+        raise

@@ -32,7 +32,7 @@ class TrainSettings:
     dataset: str | os.PathLike[str]
     """Directory of the dataset, local, `s3://` or `gs://`."""
     out: str | os.PathLike[str]
-    """Local directory of the run: metrics, checkpoints, samples and, at the end, `final/`."""
+    """Directory of the run, local, `s3://` or `gs://`: metrics, checkpoints, samples and, at the end, `final/`."""
     recipe: str | None = None
     """Name of a recipe; by default the tiny one for the dataset's objective."""
     steps: int | None = None

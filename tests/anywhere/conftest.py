@@ -12,11 +12,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent / "pipeline"))
 
 from s3_server import KEY, SECRET, Proxy, S3Server
-from small_jobs import corpus, job, shardmill
+from small_jobs import corpus, job, shardmill, system_tmp
 
 import schemas.storage as storage
 
-__all__ = ["corpus", "job", "shardmill"]
+__all__ = ["corpus", "job", "shardmill", "system_tmp"]
 
 _numbers = itertools.count()
 

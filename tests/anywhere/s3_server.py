@@ -48,6 +48,9 @@ class Fault:
     """(number of the request, method, path) → whether it is hit."""
     status: int = 500
     code: str = "InternalError"
+    body: str = ""
+    """In place of S3's XML with the code."""
+    retry_after: str = ""
     seconds: float = 0.0
     hits: int = 0
 
@@ -107,12 +110,18 @@ class Proxy:
         text = f"<?xml version='1.0'?><Error><Code>{fault.code}</Code><Message>no</Message></Error>".encode()
         if not fault.code:  # a gateway on the way, which speaks no XML
             text = b"<html><body>Bad Gateway</body></html>"
+        kind = "application/xml" if fault.code else "text/html"
+        if fault.body:
+            text, kind = fault.body.encode(), "application/json"
         request.send_response(fault.status)
-        request.send_header("Content-Type", "application/xml" if fault.code else "text/html")
+        request.send_header("Content-Type", kind)
+        if fault.retry_after:
+            request.send_header("Retry-After", fault.retry_after)
         request.send_header("Content-Length", str(len(text)))
         request.end_headers()
         if request.command != "HEAD":
-            request.wfile.write(text)
+            with suppress(ConnectionError):
+                request.wfile.write(text)
         return None
 
     def close(self) -> None:

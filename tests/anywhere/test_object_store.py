@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import tempfile
@@ -267,15 +268,21 @@ def test_of_runs_that_begin_at_once_one_goes_on(proxy: Proxy, bucket: str) -> No
         (b'{"run": "x", "host": "elsewhere", "process": 1, "beat": 3}', True),
         (b"not json \xff", True),
         (b"[]", True),
-        (b'{"run": "x", "host": "HERE", "process": 4000000, "beat": 3}', False),
+        (b'{"run": "x", "host": "HERE", "process": 4000000, "beat": 3}', True),
+        (b'{"run": "x", "host": "HERE", "process": 4000000, "started": 7, "beat": 3}', False),
+        (b'{"run": "x", "host": "HERE", "process": MINE, "started": 7, "beat": 3}', False),
     ],
+    ids=["elsewhere", "no JSON", "no object", "of no known start", "here", "here, with a number that came round"],
 )
 def test_the_lease_of_a_dead_run_is_taken_over(proxy: Proxy, bucket: str, left: bytes, waits: bool) -> None:
     """Fails if a run that was killed keeps all later ones out; of this machine's dead nobody waits."""
     import socket
 
     place = Location.of(f"s3://{bucket}/out")
-    (place / ".lock").write_bytes(left.replace(b"HERE", socket.gethostname().encode()))
+    here = {b"HERE": socket.gethostname().encode(), b"MINE": str(os.getpid()).encode()}
+    for word, value in here.items():
+        left = left.replace(word, value)
+    (place / ".lock").write_bytes(left)
     began = time.monotonic()
     with lock(place):
         assert (time.monotonic() - began >= 1.5) == waits

@@ -18,13 +18,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from s3_server import KEY, SECRET, Fault, Proxy, S3Server, free_port, wait_for_port
+from s3_server import KEY, SECRET, Fault, Proxy, S3Server, free_port
 from small_jobs import Shardmill, job_for, shard_digests, write_job
 
 import schemas.object_store as object_store
 import schemas.storage as storage
-from schemas.manifest import read_shards
-from schemas.storage import Location
 
 ONE, TWO = "--direct_num_workers=1", "--direct_num_workers=2"
 
@@ -156,6 +154,13 @@ def test_a_wrong_place_is_one_paragraph(
     assert KEY not in text
 
 
+def test_a_dataset_in_a_bucket_that_is_absent_is_one_paragraph(
+    proxy: Proxy, bucket: str, shardmill: Shardmill
+) -> None:
+    assert "Got: no bucket s3://no-such-bucket." in shardmill("verify", "s3://no-such-bucket/out", expect=2)
+    assert "Got: no manifest.json." in shardmill("show", f"s3://{bucket}/out", expect=2)
+
+
 @pytest.mark.parametrize(
     ("fault", "code", "words"),
     [
@@ -280,33 +285,3 @@ def test_kill_9_of_a_run_on_s3_then_a_rerun_gives_the_same_bytes(
     assert killed >= 3
     shardmill("prepare", job, TWO)
     check_whole(s3_process, bucket, good)
-
-
-@pytest.mark.slow
-def test_a_job_on_gs_makes_the_shards_of_the_local_disk(
-    corpus: Path, shardmill: Shardmill, good: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Against gcp-storage-emulator, which pyarrow's client takes for Google Cloud Storage."""
-    port = free_port()
-    command = [Path(sys.executable).parent / "gcp-storage-emulator", "start", "--host=127.0.0.1", f"--port={port}"]
-    with (tmp_path / "emulator.log").open("wb") as log:
-        emulator = subprocess.Popen([*command, "--in-memory", "--default-bucket=bucket"], stdout=log, stderr=log)
-    try:
-        wait_for_port(port, emulator)
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
-        storage._filesystem.cache_clear()
-        for path in corpus.iterdir():
-            Location.of(f"gs://bucket/corpus/{path.name}").write_bytes(path.read_bytes())
-        job = Location.of("gs://bucket/job.yaml")
-        job.write_bytes(yaml.safe_dump(job_for(corpus)).encode())
-        shardmill("prepare", job.uri, TWO)
-        out = Location.of("gs://bucket/out")
-        for path, digest in good.items():
-            assert hashlib.sha256((out / path).read_bytes()).hexdigest() == digest, path
-        assert "nothing to do" in shardmill("prepare", job.uri, ONE)
-        shardmill("verify", out.uri)
-        assert read_shards(out).num_rows > 0
-    finally:
-        emulator.terminate()
-        emulator.wait(timeout=30)
-        storage._filesystem.cache_clear()

@@ -1,5 +1,5 @@
 """Fixtures of the pipeline tests."""
 
-from small_jobs import corpus, job, shardmill
+from small_jobs import corpus, job, shardmill, system_tmp
 
-__all__ = ["corpus", "job", "shardmill"]
+__all__ = ["corpus", "job", "shardmill", "system_tmp"]

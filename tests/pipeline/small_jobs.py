@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 import random
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,16 @@ def corpus(tmp_path: Path) -> Path:
     pq.write_table(table, folder / "books.parquet", row_group_size=20)
     wiki = documents("wiki", 50, 80)
     (folder / "wiki.txt").write_text("\n\n".join(d["text"] for d in wiki) + "\n")
+    return folder
+
+
+@pytest.fixture
+def system_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A temporary directory of the system for this test alone, here and in the processes it starts."""
+    folder = tmp_path / "system-tmp"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
     return folder
 
 

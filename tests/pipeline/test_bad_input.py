@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -167,27 +167,6 @@ def test_a_second_run_of_the_same_job_is_refused_while_the_first_goes_on(job: Pa
         fcntl.flock(held, fcntl.LOCK_EX)
         assert "Another run" in shardmill("prepare", job, ONE, expect=2)
     shardmill("prepare", job, ONE)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mounts small file systems; skips where this user may not."""
-    mounted: list[Path] = []
-
-    def mount(options: str) -> Path:
-        place = tmp_path / f"disk{len(mounted)}"
-        place.mkdir()
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], capture_output=True, check=False
-        )
-        if done.returncode:
-            pytest.skip("this user may not mount a file system")
-        mounted.append(place)
-        return place
-
-    yield mount
-    for place in mounted:
-        subprocess.run(["umount", place], check=True)
 
 
 @pytest.mark.parametrize("kilobytes", [40, 120, 400, 600])

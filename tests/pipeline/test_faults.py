@@ -45,7 +45,7 @@ def _wait_for_files(folder: Path, count: int, process: subprocess.Popen[bytes]) 
 
 
 def test_kill_9_of_the_whole_tree_at_five_moments_then_a_rerun_gives_the_same_bytes(
-    corpus: Path, shardmill: Shardmill
+    corpus: Path, shardmill: Shardmill, system_tmp: Path
 ) -> None:
     good = write_job(corpus.parent, job_for(corpus, output="good"), "good.yaml")
     shardmill("prepare", good, "--direct_num_workers=1")
@@ -66,6 +66,7 @@ def test_kill_9_of_the_whole_tree_at_five_moments_then_a_rerun_gives_the_same_by
     shardmill("prepare", job, "--direct_num_workers=2")
     assert shard_digests(out) == shard_digests(corpus.parent / "good"), moments
     assert not list(out.rglob("*.tmp"))
+    assert not list(system_tmp.iterdir())
     shardmill("verify", out)
 
 

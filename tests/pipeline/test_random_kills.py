@@ -70,7 +70,7 @@ def _end(process: subprocess.Popen[bytes], family: list[psutil.Process]) -> str:
 
 @pytest.mark.slow
 def test_kill_9_of_a_random_process_at_a_random_moment_never_changes_a_byte(
-    corpus: Path, shardmill: Shardmill, good: dict[str, str], figures: Callable[[str], None]
+    corpus: Path, shardmill: Shardmill, good: dict[str, str], system_tmp: Path, figures: Callable[[str], None]
 ) -> None:
     seed = time.time_ns()
     draw, outcomes = random.Random(seed), Counter[str]()
@@ -92,6 +92,7 @@ def test_kill_9_of_a_random_process_at_a_random_moment_never_changes_a_byte(
         if run % 5 == 4 or run == RUNS - 1:
             shardmill("prepare", job, "--direct_num_workers=2")
             _is_whole(out, corpus.parent / "good", good)
+            assert not list(system_tmp.iterdir())
     figures(f"{RUNS} runs, seed {seed}, {time.monotonic() - began:.0f} s: {dict(outcomes)}")
     assert sum(n for kind, n in outcomes.items() if not kind.startswith("had ended")) >= RUNS // 2
     shardmill("verify", out)

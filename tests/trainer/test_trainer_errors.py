@@ -98,7 +98,7 @@ BAD: list[tuple[Callable[[Path], None], list[str], int, str]] = [
     (nothing, ["--tokens-per-batch", "31"], 2, "--tokens-per-batch 32"),
     (nothing, ["--learning-rate", "0"], 2, "learning rate"),
     (nothing, ["--learning-rate", "1e30", "--steps", "20"], 2, "diverged"),
-    (nothing, ["--out", "s3://bucket/run"], 2, "local"),
+    (nothing, ["--out", "http://host/run"], 2, "s3:// or gs://"),
     (nothing, ["--positions", "31"], 2, "--positions 32"),
     (nothing, ["--schedule", "cosin"], 2, "did you mean 'cosine'"),
     (nothing, ["--order", "grow"], 2, "did you mean 'grow_p2'"),

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
 import pytest
 
+from schemas.errors import RequestError
 from schemas.storage import Location
-from schemas.temporaries import UNTOUCHED_SECONDS, is_left_over, temporary_path
+from schemas.temporaries import UNTOUCHED_SECONDS, is_left_over, own_temporary_directory, temporary_path
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="without /proc a number is all there is")
 
@@ -85,10 +87,60 @@ def test_a_file_of_another_machine_is_left_over_when_nobody_has_touched_it_for_l
 
 
 def test_where_there_is_no_proc_a_number_must_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("schemas.temporaries._started", lambda _: None)
+    monkeypatch.setattr("schemas.temporaries.started_at", lambda _: None)
     path = Path(temporary_path(str(tmp_path / "x")))
     path.write_bytes(b"half")
     assert not is_left_over(str(path))
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         pass
     assert is_left_over(str(path).replace(f"-{os.getpid()}-", f"-{ended.pid}-"))
+
+
+KILLED = """
+import os, tempfile
+from schemas.temporaries import own_temporary_directory as own
+with own() as folder:
+    assert tempfile.mkdtemp(prefix="library-").startswith(folder)
+    os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.fixture
+def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The system's temporary directory of this test."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_what_a_process_puts_in_the_temporary_directory_goes_with_it_or_with_the_next_one(system: Path) -> None:
+    """Fails if what a library of a killed process left there, under a name that tells nothing, stays for ever."""
+    keep = [system / ".shardmill.otherhost-1-1.tmp", system / "library-of-others", system / ".shardmill.x"]
+    for folder in keep:
+        folder.mkdir()
+    done = subprocess.run([sys.executable, "-c", KILLED], check=False)
+    assert done.returncode == -9
+    (left,) = [p for p in system.iterdir() if p not in keep]
+    assert list(left.iterdir())
+    with own_temporary_directory() as own:
+        assert not left.exists()
+        assert os.environ["TMPDIR"] == own == tempfile.gettempdir()
+        child = "import tempfile; print(tempfile.gettempdir())"
+        assert subprocess.check_output([sys.executable, "-c", child], text=True).strip() == own
+        with own_temporary_directory() as same:
+            assert same == own
+        (Path(own) / "library").mkdir()
+        subprocess.run([sys.executable, "-c", KILLED], check=False)  # a child of the run uses its folder
+    assert sorted(system.iterdir()) == sorted(keep)
+    assert os.environ["TMPDIR"] == tempfile.gettempdir() == str(system)
+
+
+def test_an_error_within_stays_itself_and_no_place_for_temporary_files_is_one_paragraph(
+    system: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(PermissionError, match="mine"), own_temporary_directory():
+        raise PermissionError("mine")
+    assert not list(system.iterdir())
+    monkeypatch.setattr(tempfile, "tempdir", str(system / "none"))
+    with pytest.raises(RequestError, match="no directory for temporary files"), own_temporary_directory():
+        pytest.fail("there is none")

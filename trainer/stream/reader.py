@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.errors import DataError
-from schemas.storage import Location
+from schemas.storage import Location, reading_errors
 from schemas.tables import read_fingerprint
 from trainer.stream.columns import REMEDY, Limits, Piece, check_pairs, flat
 from trainer.stream.plan import StreamPlan
@@ -167,7 +167,7 @@ class RowGroupReader:
         place, where = self._dataset / self._plan.path(shard), self._where(bucket, group)
         limits = self._limits(bucket)
         try:
-            with place.open_input() as source:
+            with reading_errors(place), place.open_input() as source:
                 if self._checksums and shard not in self._footers:
                     self._check_sha256(source, shard, place)
                 file = pq.ParquetFile(
