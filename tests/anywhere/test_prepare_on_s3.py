@@ -23,6 +23,8 @@ from small_jobs import Shardmill, job_for, shard_digests, write_job
 
 import schemas.object_store as object_store
 import schemas.storage as storage
+from schemas.manifest import read_shards
+from schemas.storage import Location
 
 ONE, TWO = "--direct_num_workers=1", "--direct_num_workers=2"
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import write_dataset
+from small_datasets import write_dataset
 from test_training import LEARNABLE, cyclic
 
 from trainer.cli import main
