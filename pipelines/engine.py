@@ -250,14 +250,16 @@ def _watch_workers() -> Iterator[threading.Event]:
     """End the run if a local worker process dies, which Beam waits for without end if it dies before it connects.
 
     Beam raises for such a process in the thread that waits for it, where nobody listens; that is noticed here, and
-    if Beam does not end by itself soon, the main thread is interrupted.
+    if Beam does not end by itself soon, the main thread is interrupted: again and again, since an interruption that
+    falls into a finaliser is lost.
     """
     died, ended, before = threading.Event(), threading.Event(), threading.excepthook
 
     def notice(args: threading.ExceptHookArgs) -> None:
         if "Worker subprocess exited" not in str(args.exc_value):
             before(args)
-        elif not ended.wait(_GRACE_SECONDS):
+            return
+        while not ended.wait(_GRACE_SECONDS):
             died.set()
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 

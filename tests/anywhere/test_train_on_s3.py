@@ -91,6 +91,7 @@ def steps(s3: S3Server, bucket: str) -> list[int]:
     return sorted(int(k.split("/step-")[1].split("/")[0]) for k in keys)
 
 
+@pytest.mark.slow
 def test_kill_9_and_again_gives_the_run_of_the_local_disk_bit_for_bit(
     proxy: Proxy, bucket: str, s3_process: S3Server, data: Path, tmp_path: Path
 ) -> None:

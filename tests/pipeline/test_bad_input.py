@@ -169,7 +169,9 @@ def test_a_second_run_of_the_same_job_is_refused_while_the_first_goes_on(job: Pa
     shardmill("prepare", job, ONE)
 
 
-@pytest.mark.parametrize("kilobytes", [40, 120, 400, 600])
+@pytest.mark.parametrize(
+    "kilobytes", [pytest.param(40, marks=pytest.mark.slow), 120, pytest.param(400, marks=pytest.mark.slow), 600]
+)
 def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_with_more_space(
     corpus: Path, shardmill: Shardmill, small_disk: Callable[[str], Path], kilobytes: int
 ) -> None:

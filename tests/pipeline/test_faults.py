@@ -44,6 +44,7 @@ def _wait_for_files(folder: Path, count: int, process: subprocess.Popen[bytes]) 
         time.sleep(0.002)
 
 
+@pytest.mark.slow
 def test_kill_9_of_the_whole_tree_at_five_moments_then_a_rerun_gives_the_same_bytes(
     corpus: Path, shardmill: Shardmill, system_tmp: Path
 ) -> None:
