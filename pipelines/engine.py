@@ -251,24 +251,28 @@ def _watch_workers() -> Iterator[threading.Event]:
 
     Beam raises for such a process in the thread that waits for it, where nobody listens; that is noticed here, and
     if Beam does not end by itself soon, the main thread is interrupted: again and again, since an interruption that
-    falls into a finaliser is lost.
+    falls into a finaliser is lost, and not by SIGINT, which a shell's background jobs are started to ignore.
     """
     died, ended, before = threading.Event(), threading.Event(), threading.excepthook
+    is_main = threading.current_thread() is threading.main_thread()
 
     def notice(args: threading.ExceptHookArgs) -> None:
         if "Worker subprocess exited" not in str(args.exc_value):
             before(args)
             return
-        while not ended.wait(_GRACE_SECONDS):
+        while is_main and not ended.wait(_GRACE_SECONDS):
             died.set()
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
+    handler = signal.signal(signal.SIGUSR1, signal.default_int_handler) if is_main else None
     threading.excepthook = notice
     try:
         yield died
     finally:
         ended.set()
         threading.excepthook = before
+        if is_main:
+            signal.signal(signal.SIGUSR1, handler)
 
 
 @contextlib.contextmanager

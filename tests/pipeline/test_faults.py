@@ -71,12 +71,21 @@ def test_kill_9_of_the_whole_tree_at_five_moments_then_a_rerun_gives_the_same_by
     shardmill("verify", out)
 
 
+IGNORING = "import runpy, signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+IGNORING += "runpy.run_module('pipelines.cli', run_name='__main__')"
+
+
 @pytest.mark.slow
-def test_a_worker_that_dies_is_said_so_and_the_run_goes_on(corpus: Path, shardmill: Shardmill) -> None:
-    """Fails if a killed worker hangs the run, or if the message is Beam's own."""
+@pytest.mark.parametrize("begun", ["at a terminal", "in the background"])
+@pytest.mark.parametrize("seconds", [0.0, 1.0])
+def test_a_worker_that_dies_is_said_so_and_the_run_goes_on(
+    corpus: Path, shardmill: Shardmill, begun: str, seconds: float
+) -> None:
+    """Fails if a killed worker hangs the run, also where it ignores SIGINT, or if the message is Beam's own."""
     job = write_job(corpus.parent, job_for(corpus))
+    command = COMMAND if begun == "at a terminal" else [sys.executable, "-c", IGNORING, "prepare"]
     process = subprocess.Popen(
-        [*COMMAND, str(job), "--direct_num_workers=2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, str(job), "--direct_num_workers=2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 60
     workers: list[psutil.Process] = []
@@ -85,7 +94,9 @@ def test_a_worker_that_dies_is_said_so_and_the_run_goes_on(corpus: Path, shardmi
         workers = [c for c in children if "sdk_worker_main" in " ".join(c.cmdline()) and "python" in c.name()]
         time.sleep(0.01)
     assert workers
-    workers[-1].kill()
+    time.sleep(seconds)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        workers[-1].kill()
     _, errors = process.communicate(timeout=120)
     if process.returncode:  # a worker killed before it had work may be no loss at all
         assert process.returncode == 1

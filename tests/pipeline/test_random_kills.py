@@ -77,23 +77,25 @@ def test_kill_9_of_a_random_process_at_a_random_moment_never_changes_a_byte(
     out = corpus.parent / "killed"
     job = write_job(corpus.parent, job_for(corpus, output="killed"), "killed.yaml")
     began = time.monotonic()
-    for run in range(RUNS):
-        if (out / "manifest.json").exists() and draw.random() < 0.8:
-            subprocess.run(["rm", "-r", out], check=True)
-        process = subprocess.Popen(
-            [*COMMAND, str(job), "--direct_num_workers=2"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
-        deadline = time.monotonic() + draw.random() * 7
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        family = _family(process) if process.poll() is None else []
-        killed = _kill_one(draw, process, family) if family else "had ended"
-        outcomes[f"{killed}: {_end(process, family)}"] += 1
-        if run % 5 == 4 or run == RUNS - 1:
-            shardmill("prepare", job, "--direct_num_workers=2")
-            _is_whole(out, corpus.parent / "good", good)
-            assert not list(system_tmp.iterdir())
-    figures(f"{RUNS} runs, seed {seed}, {time.monotonic() - began:.0f} s: {dict(outcomes)}")
+    try:
+        for run in range(RUNS):
+            if (out / "manifest.json").exists() and draw.random() < 0.8:
+                subprocess.run(["rm", "-r", out], check=True)
+            process = subprocess.Popen(
+                [*COMMAND, str(job), "--direct_num_workers=2"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            )
+            deadline = time.monotonic() + draw.random() * 7
+            while process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+            family = _family(process) if process.poll() is None else []
+            killed = _kill_one(draw, process, family) if family else "had ended"
+            outcomes[f"{killed}: {_end(process, family)}"] += 1
+            if run % 5 == 4 or run == RUNS - 1:
+                shardmill("prepare", job, "--direct_num_workers=2")
+                _is_whole(out, corpus.parent / "good", good)
+                assert not list(system_tmp.iterdir())
+    finally:
+        figures(f"{sum(outcomes.values())} runs, seed {seed}, {time.monotonic() - began:.0f} s: {dict(outcomes)}")
     assert sum(n for kind, n in outcomes.items() if not kind.startswith("had ended")) >= RUNS // 2
     shardmill("verify", out)
 
