@@ -29,23 +29,34 @@ from transforms.statistics.shard import shard_statistics
 from transforms.surfaces import Surfaces
 from transforms.vocabulary import read_vocabulary
 
-_AUDIT_HERE_TOKENS = 2**27
+_AUDIT_HERE_TOKENS = 2**25
 """A smaller local dataset is audited in this process, in seconds."""
 
 MapReduce = Callable[[str, Sequence[int], Callable[[int], bytes], Callable[..., bytes]], bytes]
-"""(label, items, map, merge) → the merged bytes of all items. Both functions are picklable; merge is associative and
-commutative."""
+"""(label, costs, map, merge) → the merged bytes of the items 0, 1, …, one a cost. Both functions are picklable; merge
+is associative and commutative."""
+
+
+_GROUP_TOKENS, _LEAST_GROUPS = 2**22, 16
+"""Statistics cross to another process as JSON, which costs as much as measuring a million tokens. So small shards are
+measured several together, as long as there are groups for some workers."""
 
 
 @dataclass
 class ShardMapper:
-    """Index of a shard → its statistics as bytes. Small and picklable: only the place travels to a worker."""
+    """Number of a group of shards → its statistics as bytes. Small and picklable: only the place travels."""
 
     dataset_uri: str
+    group_shards: int = 1
+    """Shards that follow each other in the index and make a group."""
 
-    def __call__(self, index: int) -> bytes:
-        """The statistics of one shard, as `Accumulator.to_bytes`."""
-        return self.measure(index).to_bytes()
+    def __call__(self, group: int) -> bytes:
+        """The statistics of a group of shards, as `Accumulator.to_bytes`."""
+        first, *others = group_members(group, self.group_shards, self._shards.num_rows)
+        found = self.measure(first)
+        for index in others:
+            found = found.merge(self.measure(index))
+        return found.to_bytes()
 
     def measure(self, index: int) -> Accumulator:
         """The statistics of one shard."""
@@ -61,8 +72,17 @@ class ShardMapper:
     def _context(self) -> AuditContext:
         return context_of(Location(self.dataset_uri))
 
-    def __reduce__(self) -> tuple[type[ShardMapper], tuple[str]]:
-        return ShardMapper, (self.dataset_uri,)
+    def __reduce__(self) -> tuple[type[ShardMapper], tuple[str, int]]:
+        return ShardMapper, (self.dataset_uri, self.group_shards)
+
+
+def group_members(group: int, group_shards: int, shards: int) -> range:
+    """The shards of a group.
+
+    >>> [list(group_members(g, 3, 5)) for g in range(2)]
+    [[0, 1, 2], [3, 4]]
+    """
+    return range(group * group_shards, min((group + 1) * group_shards, shards))
 
 
 def context_of(dataset: Location) -> AuditContext:
@@ -110,7 +130,12 @@ def audit_dataset(
     mapper = ShardMapper(dataset.uri)
     found = Accumulator.create()
     if map_reduce is not None and count:
-        found = Accumulator.from_bytes(map_reduce("AuditShards", range(count), mapper, merge_bytes))
+        small = -(-_GROUP_TOKENS * count // max(1, manifest.totals.tokens))
+        mapper.group_shards = max(1, min(small, count // _LEAST_GROUPS))
+        sizes = index["bytes"].to_pylist()
+        groups = [group_members(g, mapper.group_shards, count) for g in range(-(-count // mapper.group_shards))]
+        costs = [sum(sizes[group.start : group.stop]) for group in groups]
+        found = Accumulator.from_bytes(map_reduce("AuditShards", costs, mapper, merge_bytes))
     elif map_reduce is None:
         for shard in range(count):
             found = found.merge(mapper.measure(shard))
@@ -139,13 +164,12 @@ def map_reduce_on(engine: Engine, dataset: Location) -> MapReduce:
 
     def map_reduce(
         label: str,
-        items: Sequence[int],
+        costs: Sequence[int],
         work: Callable[[int], bytes],
         merge: Callable[..., bytes],
     ) -> bytes:
-        sizes = read_shards(dataset)["bytes"].to_pylist()
         place = dataset / "audit" / "statistics.json"
-        engine.map_reduce(label, items, [sizes[i] for i in items], work, merge, place.uri)
+        engine.map_reduce(label, range(len(costs)), costs, work, merge, place.uri)
         try:
             return place.read_bytes()
         finally:
