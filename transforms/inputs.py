@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -55,8 +56,9 @@ def cut_ranges(job: Job, inputs: dict[str, list[InputFile]]) -> dict[str, list[I
     ranges = {}
     for name, files in inputs.items():
         source = job.source(name)
-        with ThreadPoolExecutor(16) as pool:  # footers of many Parquet files, mostly waiting
-            cuts = list(pool.map(lambda f, s=source: _cut(f, s, job.limits.range_bytes), files))
+        cut = functools.partial(_cut, source=source, range_bytes=job.limits.range_bytes)
+        with ThreadPoolExecutor(16) as pool:  # footers of Parquet files are waited for; other files are not opened
+            cuts = list((pool.map if any(f.format == "parquet" for f in files) else map)(cut, files))
         flat = [(file, cut) for file, file_cuts in zip(files, cuts, strict=True) for cut in file_cuts]
         ranges[name] = [
             InputRange(
