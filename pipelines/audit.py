@@ -38,8 +38,8 @@ is associative and commutative."""
 
 
 _GROUP_TOKENS, _LEAST_GROUPS = 2**22, 16
-"""Statistics cross to another process as JSON, which costs as much as measuring a million tokens. So small shards are
-measured several together, as long as there are groups for some workers."""
+"""Statistics cross to another process as JSON, whose size hardly depends on the shard's. So small shards are measured
+several together, as long as there are groups for some workers."""
 
 
 @dataclass

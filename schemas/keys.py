@@ -80,7 +80,7 @@ def draw(seed: int, purpose: str, *parts: npt.ArrayLike) -> U64:
 
 
 def draw_each(seed: int, purpose: str, *parts: int, count: int) -> U64:
-    """`draw(seed, purpose, *parts, np.arange(count))`, several times as fast for millions.
+    """`draw(seed, purpose, *parts, np.arange(count))`, without arrays of that length in between.
 
     >>> bool((draw_each(1, "mask", 5, count=3) == draw(1, "mask", 5, np.arange(3))).all())
     True

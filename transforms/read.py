@@ -3,8 +3,8 @@
 A record belongs to the range in which it starts, so ranges can be cut anywhere. Bad records never stop the
 reading; each becomes a `Reject`. Memory is bounded by the batch and the longest allowed record.
 
-Lines of JSON are parsed one by one. pyarrow's reader of blocks of them is no faster a byte at the length of usual
-documents, gives up the whole block for one bad line, and takes two objects on one line for two records.
+Lines of JSON are parsed one by one. pyarrow's reader is no faster in blocks of a batch's size, gives up the whole
+block for one bad line, and takes two objects on one line for two records.
 """
 
 from __future__ import annotations

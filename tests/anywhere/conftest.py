@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "pipeline"))
 from s3_server import KEY, SECRET, Proxy, S3Server
 from small_jobs import corpus, job, shardmill, system_tmp
 
+import schemas.object_store as object_store
 import schemas.storage as storage
 
 __all__ = ["corpus", "job", "shardmill", "system_tmp"]
@@ -54,3 +55,12 @@ def bucket(s3_process: S3Server, proxy: Proxy) -> str:
     name = f"bucket-{next(_numbers)}"
     s3_process.make_bucket(name)
     return name
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What goes on failing is given up after two attempts."""
+    monkeypatch.setattr(object_store, "ATTEMPTS", 2)
+    storage._filesystem.cache_clear()
+    yield
+    storage._filesystem.cache_clear()

@@ -15,7 +15,6 @@ import pytest
 from s3_server import KEY, SECRET, Fault, Proxy, S3Server
 
 import pipelines.lock as lock_module
-import schemas.object_store as object_store
 import schemas.storage as storage
 from pipelines.lock import lock
 from schemas.errors import DataError, RequestError, ShardmillError
@@ -58,14 +57,6 @@ def test_a_passing_failure_is_tried_again(proxy: Proxy, bucket: str, name: str) 
     assert place.read_bytes() == data
     assert hits >= 1
     assert fault.hits >= hits + 2
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(object_store, "ATTEMPTS", 2)
-    storage._filesystem.cache_clear()
-    yield
-    storage._filesystem.cache_clear()
 
 
 def always(*_: object) -> bool:

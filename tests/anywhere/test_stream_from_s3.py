@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -13,8 +13,6 @@ import torch
 from s3_server import KEY, SECRET, Fault, Proxy, S3Server
 from small_jobs import Shardmill, job_for, write_job
 
-import schemas.object_store as object_store
-import schemas.storage as storage
 from schemas.errors import DataError, RequestError
 from schemas.manifest import read_shards
 from schemas.storage import Location
@@ -31,14 +29,6 @@ def data(corpus: Path, shardmill: Shardmill, s3_process: S3Server, bucket: str) 
     shardmill("prepare", write_job(corpus.parent, job_for(corpus)), "--direct_num_workers=1")
     s3_process.upload(corpus.parent / "out", bucket, "out")
     return corpus.parent / "out", f"s3://{bucket}/out"
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(object_store, "ATTEMPTS", 2)
-    storage._filesystem.cache_clear()
-    yield
-    storage._filesystem.cache_clear()
 
 
 def stream(dataset: Path | str, **options: Any) -> Stream:

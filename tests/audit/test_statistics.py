@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.audit import ShardMapper, context_of, merge_bytes
+from pipelines.audit import ShardMapper, context_of, group_members, merge_bytes
 from schemas.manifest import read_manifest, read_shards
 from schemas.storage import Location
 from transforms.ragged import Ragged
@@ -90,6 +91,16 @@ def accumulators(draw: st.DrawFn) -> Accumulator:
         found.add_worst("padding_share", draw(st.sampled_from([0.1, 0.2])), path)
     found.add_hashes("rows/train", np.array(draw(_HASHES), np.uint64))
     return found
+
+
+@pytest.mark.parametrize("group_shards", [2, 3, 1000])
+def test_shards_measured_together_have_the_statistics_of_each_alone(mlm_dataset: Location, group_shards: int) -> None:
+    shards = read_shards(mlm_dataset).num_rows
+    alone = merge_bytes(*(ShardMapper(mlm_dataset.uri)(shard) for shard in range(shards)))
+    mapper = pickle.loads(pickle.dumps(ShardMapper(mlm_dataset.uri, group_shards)))
+    groups = range(-(-shards // group_shards))
+    assert [i for g in groups for i in group_members(g, group_shards, shards)] == list(range(shards))
+    assert merge_bytes(*map(mapper, groups)) == alone
 
 
 @settings(max_examples=100, deadline=None)

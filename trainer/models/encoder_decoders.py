@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -36,9 +37,9 @@ class _EncoderDecoder(Family):
         """Encoder and decoder."""
         return [model.get_encoder(), model.get_decoder()]
 
+    @abstractmethod
     def token_head(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
         """Hidden states [N, hidden] → logits [N, vocabulary]."""
-        raise NotImplementedError
 
 
 class T5(_EncoderDecoder):

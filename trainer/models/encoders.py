@@ -5,6 +5,7 @@ Only positions that have a label go through the vocabulary head: 15 % of the wor
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -51,13 +52,13 @@ class _Masked(Family):
             counts["pair"] = (batch["pair_labels"] != IGNORED_LABEL).sum()
         return counts
 
+    @abstractmethod
     def token_head(self, model: Any) -> Any:
         """Hidden states [N, hidden] → logits [N, vocabulary]."""
-        raise NotImplementedError
 
     def pair_head(self, model: Any) -> Any:
-        """Pooled outputs [N, hidden] → logits [N, 2]."""
-        raise NotImplementedError
+        """Pooled outputs [N, hidden] → logits [N, 2]; TypeError for a family without `sentence_pair`."""
+        raise TypeError(f"{type(self).__name__} has no head for pairs")
 
 
 def _encoder_config(size: Size, shape: Shape) -> dict[str, Any]:

@@ -6,15 +6,12 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.errors import DataError, RequestError
 from schemas.keys import U64, draw_each
-from trainer.stream.lanes import I64, group_values
-
-I32 = npt.NDArray[np.int32]
+from trainer.stream.lanes import I32, I64, group_values
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

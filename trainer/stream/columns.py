@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from schemas.errors import DataError
-from trainer.stream.lanes import I64
-
-I32 = npt.NDArray[np.int32]
+from trainer.stream.lanes import I32, I64
 
 REMEDY = "`shardmill verify` names every bad shard; restore them, or prepare the dataset again"
 

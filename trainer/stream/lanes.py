@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from schemas.keys import U64, draw, draw_each
 
+I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 
 MOST_LANES = 64

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.stream.columns import I32, Limits, Piece
-from trainer.stream.lanes import I64
+from trainer.stream.columns import Limits, Piece
+from trainer.stream.lanes import I32, I64
 
 Bool = npt.NDArray[np.bool_]
 Values = npt.NDArray[Any]
