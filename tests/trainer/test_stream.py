@@ -5,13 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
-import time
 from collections import Counter
-from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,8 +15,7 @@ from small_datasets import FIRST_TEXT_ID, SPECS, ShardSpec, example_names, train
 
 import trainer.stream
 from schemas.errors import RequestError
-from trainer.stream import KINDS, Batch, Stream
-from trainer.stream.delivery import Delivery
+from trainer.stream import KINDS, Stream
 from trainer.stream.reader import RowGroupReader
 
 TOKENS = 64
@@ -225,52 +220,3 @@ def test_explain_refuses_what_no_batch_has(causal: Path, step: int, row: int) ->
 def test_order_depends_on_neither_lanes_in_memory_nor_threads(causal: Path) -> None:
     one = [example_names(b) for b in stream(causal, epochs=2, threads=1)]
     assert one == [example_names(b) for b in stream(causal, epochs=2, threads=4)]
-
-
-def assert_same(found: Sequence[Batch], expected: Sequence[Batch]) -> None:
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected, strict=True):
-        assert one.keys() == other.keys()
-        assert all(torch.equal(one[name], other[name]) for name in one)  # type: ignore[literal-required]
-
-
-def _slowly(some: Stream) -> list[Batch]:
-    """As a training loop takes batches, which are then made on a thread."""
-    found = []
-    for batch in some:
-        found.append(batch)
-        time.sleep(0.003)
-    return found
-
-
-@pytest.mark.parametrize("objective", ["causal", "mlm"])
-def test_batches_made_while_a_step_is_trained_are_the_same(
-    objective: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    makers = set()
-    make = Delivery._batch
-
-    def noted(self: Delivery, *arguments: Any) -> Any:
-        makers.add(threading.current_thread().name)
-        return make(self, *arguments)
-
-    monkeypatch.setattr(Delivery, "_batch", noted)
-    dataset = request.getfixturevalue(objective)
-    at_once, slowly = (Stream(dataset, tokens_per_batch=64, seed=3, epochs=2) for _ in range(2))
-    assert_same(list(at_once), _slowly(slowly))
-    assert makers == {"MainThread", "shardmill-ahead"}
-    assert at_once.state_dict() == slowly.state_dict()
-
-
-@pytest.mark.parametrize("pause_seconds", [0.0, 0.003])
-def test_a_state_loaded_while_iterating_is_gone_on_from(causal: Path, pause_seconds: float) -> None:
-    """Fails if batches that were made before the state was loaded are delivered after it."""
-    some = Stream(causal, tokens_per_batch=64, seed=3, epochs=2)
-    expected = list(Stream(causal, tokens_per_batch=64, seed=3, epochs=2))
-    found = []
-    for batch in some:
-        found.append(batch)
-        time.sleep(pause_seconds)
-        if len(found) == 5:
-            some.load_state_dict(some.state_at(1))
-    assert_same(found, expected[:5] + expected[1:])

@@ -267,3 +267,11 @@ def assemble(kind: BatchKind, some: BatchRows, *, pad_id: int, documents: bool, 
     if sources:
         arrays["source_ids"] = some.store.scalars("source", some.rows).astype(np.int64)
     return Batch(**{name: torch.from_numpy(array) for name, array in arrays.items()})  # type: ignore[typeddict-item]
+
+
+def split(rows: Batch, count: int) -> list[Batch]:
+    """Rows of successive batches as so many batches of the same size; they share memory, and no element."""
+    if count == 1:
+        return [rows]
+    parts = [tensor.unflatten(0, (count, -1)).unbind() for tensor in rows.values()]  # type: ignore[attr-defined]
+    return [Batch(**dict(zip(rows, part, strict=True))) for part in zip(*parts, strict=True)]  # type: ignore[typeddict-item]

@@ -4,28 +4,37 @@ from __future__ import annotations
 
 import collections
 import functools
+import itertools
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from schemas.errors import DataError
 from schemas.manifest import Manifest
 from schemas.storage import Location
-from trainer.stream.batches import Batch, BatchKind, BatchRows, assemble, column_limits, target_length
+from trainer.stream.batches import Batch, BatchKind, BatchRows, assemble, column_limits, split, target_length
 from trainer.stream.columns import Limits
 from trainer.stream.feed import Feed
-from trainer.stream.plan import StreamPlan
+from trainer.stream.plan import GlobalBatch, StreamPlan
 from trainer.stream.pool import DaemonPool
 from trainer.stream.reader import Fault, RowGroupReader
 
 _BATCHES_AHEAD = 2
-"""Batches that are ready or being made while one is in use."""
+"""Batches at least that are ready or being made while one is in use."""
+
+_RUN_TOKENS = 1 << 19
+"""Tokens, padding included, that a rank makes at a time at most, where its batches are smaller. Tensors of 4 MB are
+the least that numpy asks the operating system to back with huge pages; with small ones, writing to memory for the
+first time takes as long as all else."""
 
 _AWAY_SECONDS = 0.001
 """Who takes longer to come back for the next batch trains; who takes less only reads."""
+
+
+Delivered = tuple[Batch, int]
+"""A batch, and how many of its rows could not be read."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -47,10 +56,14 @@ class Delivery:
     reading: Mapping[str, Any]
     """How to read: arguments of `RowGroupReader`."""
 
-    def batches(self, step: int) -> Generator[tuple[Batch, int], None, None]:
+    def batches(self, step: int) -> Generator[Delivered, None, None]:
         """(batch, how many of its rows could not be read) of each step from the given one on.
 
-        While a step is trained, the batches after it are made on a thread: by its end the caches are cold, and what
+        Batches are made a run of steps at a time, in which those of one bucket are a single gather: what is done once
+        a batch, not once a token, would take half the time. Runs begin with one step, so that the first batch comes
+        at once, and double.
+
+        While a step is trained, the run after it is made on a thread: by its end the caches are cold, and what
         takes 60 µs in a bare loop takes 500. A bare loop comes back at once, and waking a thread would cost it more
         than the batch.
 
@@ -74,46 +87,76 @@ class Delivery:
             last_step=self.last_step,
         )
         maker = DaemonPool(1)
-        coming: collections.deque[Future[tuple[Batch, int]]] = collections.deque()
-        end = float("inf") if self.last_step is None else self.last_step
+        ready: collections.deque[Delivered] = collections.deque()
+        coming: collections.deque[tuple[range, Future[list[Delivered]]]] = collections.deque()
+        runs = self._runs(step)
         away_seconds = 0.0
         try:
-            while step < end:
-                made = coming.popleft().result() if coming else self._batch(feed, step)
-                step += 1
+            while True:
+                if not ready:
+                    steps, made = coming.popleft() if coming else (next(runs, range(0)), None)
+                    if not steps:
+                        return
+                    try:
+                        ready.extend(made.result() if made else self._run(feed, steps))
+                    except DataError:
+                        # What the last of these steps lacks, the first ones may have.
+                        coming.clear()
+                        runs = (range(s, s + 1) for s in itertools.count(steps.start))
+                        if len(steps) == 1:
+                            raise
+                        continue
                 if away_seconds > _AWAY_SECONDS:
-                    for later in range(step + len(coming), int(min(step + _BATCHES_AHEAD, end))):
-                        coming.append(maker.submit(functools.partial(self._batch, feed, later)))
+                    while not coming or len(ready) + sum(len(steps) for steps, _ in coming) <= _BATCHES_AHEAD:
+                        if not (steps := next(runs, range(0))):
+                            break
+                        coming.append((steps, maker.submit(functools.partial(self._run, feed, steps))))
                 handed_over = time.perf_counter()
-                yield made
+                yield ready.popleft()
                 away_seconds = time.perf_counter() - handed_over
-                del made  # a batch that is no longer in use is not kept while the next one is waited for
         finally:
             maker.close()
             reader.close()
 
-    def _batch(self, feed: Feed, step: int) -> tuple[Batch, int]:
-        """This rank's rows of a global batch, and how many of them could not be read."""
-        batch = self.plan.batch(step)
-        bucket = self.plan.buckets[batch.bucket]
-        store, rows, positions = feed.rows(batch)
-        padding = -(-bucket.batch_rows // self.world_size) - len(rows)
-        if padding:
-            rows = np.concatenate([rows, np.full(padding, store.null_row)])
-            positions = np.concatenate([positions, np.zeros(padding, dtype=np.int64)])
+    def _runs(self, step: int) -> Iterator[range]:
+        """Steps that are made together."""
+        tokens = max(b.batch_rows * b.length for b in self.plan.buckets) // self.world_size
+        end, count = self.last_step, 1
+        while end is None or step < end:
+            yield (run := range(step, step + count if end is None else min(step + count, end)))
+            step, count = run.stop, max(1, min(2 * count, _RUN_TOKENS // tokens))
+
+    def _run(self, feed: Feed, steps: range) -> list[Delivered]:
+        """This rank's rows of some global batches, and how many of each could not be read."""
+        some: dict[tuple[int, int], list[GlobalBatch]] = {}
+        for batch in map(self.plan.batch, steps):
+            some.setdefault((batch.epoch, batch.bucket), []).append(batch)
+        made: dict[int, Delivered] = {}
+        for batches in some.values():
+            made.update(zip([b.step for b in batches], self._together(feed, batches), strict=True))
+        return [made[step] for step in steps]
+
+    def _together(self, feed: Feed, batches: list[GlobalBatch]) -> Iterator[Delivered]:
+        """As `_run`, of successive batches of one bucket in one epoch."""
+        bucket = self.plan.buckets[batches[0].bucket]
+        store, rows, positions = feed.rows(batches)
         some = BatchRows(
             store=store,
-            rows=rows,
-            positions=positions,
-            name=(batch.epoch, bucket.stage, bucket.length),
+            rows=rows.ravel(),
+            positions=positions.ravel(),
+            name=(batches[0].epoch, bucket.stage, bucket.length),
             length=bucket.length,
             target_length=target_length(self.manifest, bucket.length),
             seed=self.plan.seed,
             special_ids=self.manifest.tokenizer.special_ids,
         )
-        skipped_rows = int((store.lengths("input_ids", rows) == 0).sum()) - padding if self.faults else 0
+        skipped = [0] * len(batches)
+        if self.faults:
+            empty = store.lengths("input_ids", rows) == 0
+            skipped = (empty & (rows != store.null_row)).sum(axis=1).tolist()
         pad_id = self.manifest.tokenizer.pad_id
-        return assemble(self.kind, some, pad_id=pad_id, documents=self.documents, sources=self.sources), skipped_rows
+        all_rows = assemble(self.kind, some, pad_id=pad_id, documents=self.documents, sources=self.sources)
+        return zip(split(all_rows, len(batches)), skipped, strict=True)
 
     def _limits(self, bucket: int) -> dict[str, Limits]:
         length = self.plan.buckets[bucket].length

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass, field
 
@@ -13,7 +13,7 @@ from trainer.stream.columns import Limits, Piece
 from trainer.stream.lanes import I64, Lanes
 from trainer.stream.plan import GlobalBatch, StreamPlan
 from trainer.stream.reader import RowGroupReader, Ticket
-from trainer.stream.rows import RowStore
+from trainer.stream.rows import Bool, RowStore
 
 _STEPS_AHEAD = 512
 """How many steps before its first batch a bucket, or the next epoch of it, is begun to be read."""
@@ -38,6 +38,8 @@ class _Pass:
     """By window, what is being read and the first row of the slot that it is put into."""
     held: dict[int, int] = field(default_factory=dict)
     """By lane, the window that is in the store."""
+    next: list[int] = field(default_factory=list)
+    """Windows to be read as soon as there is room, the soonest first."""
     block: tuple[int, I64, I64] = field(default_factory=lambda: (0, _EMPTY, _EMPTY))
     """The first of a run of this rank's positions, and where they are."""
 
@@ -80,24 +82,32 @@ class Feed:
         self._now = (-1, -1)
         """Epoch and stage of the last batch."""
 
-    def rows(self, batch: GlobalBatch) -> tuple[RowStore, I64, I64]:
-        """A rank's rows of a batch, in memory.
+    def rows(self, batches: Sequence[GlobalBatch]) -> tuple[RowStore, I64, I64]:
+        """A rank's rows of some batches, in memory.
+
+        Args:
+          batches: successive ones of one bucket in one epoch.
 
         Returns:
-          (where they are, int64 [N] which rows of it, int64 [N] their positions in the bucket's stream).
+          (where they are, int64 [batches, N] which rows of it, int64 [batches, N] their positions in the bucket's
+          stream); where a batch has fewer than N rows for this rank, the null row at position 0 stands behind them.
 
         Raises:
           DataError: a row group cannot be read, and is not to be skipped.
         """
+        batch = batches[0]
         if not self._begun:
             self._begun, self._coming = True, self._plan.beginnings(batch.epoch)
         if self._now != (now := (batch.epoch, self._plan.buckets[batch.bucket].stage)):
             self._now = now
             self._forget(batch)
         current = self._pass(batch.bucket, batch.epoch)
-        begin, end = (-((self._rank - edge) // self._world_size) for edge in (batch.begin, batch.end))
+        self._read_ahead()
+        # The k-th of this rank's positions is rank + k · world_size.
+        edges = np.array([*(b.begin for b in batches), batches[-1].end])
+        edges = -((self._rank - edges) // self._world_size)
+        begin, end = int(edges[0]), int(edges[-1])
         windows, places = current.located(begin, end)
-        positions = np.arange(begin, end) * self._world_size + self._rank
         outdated: list[int] = []
         first_rows = current.first_row[windows]
         if len(windows) and first_rows.min() < 0:
@@ -108,16 +118,19 @@ class Feed:
                     self._start(batch.bucket, current, window)
             self._look_ahead(batch)
             for window in needed:
-                outdated += self._load(batch.bucket, current, window)
+                outdated += self._load(current, window)
             first_rows = current.first_row[windows]
         else:
             self._look_ahead(batch)
-        store, rows = self._store(batch.bucket, current.lanes), first_rows + places
+        store = self._store(batch.bucket, current.lanes)
+        rows, positions = first_rows + places, np.arange(begin, end) * self._world_size + self._rank
         for window in outdated:
-            # The next window is put there by the next call at the earliest, and by then this batch is made.
+            # What is put there is begun to be read by the next call, and by then these batches are made.
             store.release(int(current.first_row[window]))
             current.first_row[window] = -1
-        return store, rows, positions
+        most = -(-self._plan.buckets[batch.bucket].batch_rows // self._world_size)
+        there = np.arange(most) < np.diff(edges)[:, None]
+        return store, _spread(rows, there, store.null_row), _spread(positions, there, 0)
 
     def _pass(self, bucket: int, epoch: int) -> _Pass:
         if (bucket, epoch) not in self._passes:
@@ -179,12 +192,13 @@ class Feed:
                 wait([ticket.future])
         self._stores[bucket].grow(2 * self._stores[bucket].slots)
 
-    def _load(self, bucket: int, current: _Pass, window: int) -> list[int]:
-        """Wait for a window, start the one after it; returns the window of its lane that is over by then."""
+    def _load(self, current: _Pass, window: int) -> list[int]:
+        """Wait for a window, note the one after it; returns the window of its lane that is over by then."""
         lanes = current.lanes
-        following = lanes.next_window(window)
-        if following is not None:
-            self._start(bucket, current, following)
+        if (following := lanes.next_window(window)) is not None:
+            current.next.append(following)
+        if window in current.next:  # there was no room before it was needed
+            current.next.remove(window)
         ticket, first = current.loading.pop(window)
         self._reader.finish(ticket)
         current.first_row[window] = first
@@ -192,6 +206,12 @@ class Feed:
         over = [current.held[lane]] if lane in current.held else []
         current.held[lane] = window
         return over
+
+    def _read_ahead(self) -> None:
+        """Begin to read what comes next, as far as there is room: of this epoch before the next one."""
+        for (bucket, _), some in sorted(self._passes.items(), key=lambda item: item[0][1]):
+            while some.next and self._start(bucket, some, some.next[0]):
+                some.next.pop(0)
 
     def _look_ahead(self, batch: GlobalBatch) -> None:
         """Begin to read the first windows of what is soon to come, up to the next epoch."""
@@ -207,5 +227,11 @@ class Feed:
             if (bucket, epoch) not in self._passes:
                 first = self._pass(bucket, epoch)
                 # Each lane gives one row in turn, so these positions touch the first window of every lane.
-                for window in np.unique(first.located(0, -(-first.lanes.count // self._world_size))[0]).tolist():
-                    self._start(bucket, first, window)
+                first.next = np.unique(first.located(0, -(-first.lanes.count // self._world_size))[0]).tolist()
+
+
+def _spread(values: I64, there: Bool, otherwise: int) -> I64:
+    """Values one after the other in the places that are there, int64 of the shape of `there`."""
+    spread = np.full(there.shape, otherwise, dtype=np.int64)
+    spread[there] = values
+    return spread

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 _Work = tuple["Future[Any]", Callable[[], Any]]
@@ -16,22 +17,40 @@ _Work = tuple["Future[Any]", Callable[[], Any]]
 class DaemonPool:
     """Runs calls in the order in which they are submitted, on a few threads."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, *, helpers: int = 0) -> None:
+        """Start the threads.
+
+        Args:
+          threads: that work whenever there is work.
+          helpers: threads that work too while somebody waits, see `helped`.
+        """
         self._queue: SimpleQueue[_Work | None] = SimpleQueue()
-        self._stopped = threading.Event()
+        self._stopped, self._needed = threading.Event(), threading.Event()
         self._threads: list[threading.Thread] = []
         # The finaliser runs at the interpreter's exit too, before the modules that threads need are gone.
-        self._stop = weakref.finalize(self, _stop, self._queue, self._stopped, self._threads)
+        self._stop = weakref.finalize(self, _stop, self._queue, self._stopped, self._needed, self._threads)
         for _ in range(threads):
             self.add_thread()
+        for _ in range(helpers):
+            self._start(_help, self._queue, self._needed, self._stopped)
 
     def add_thread(self) -> None:
         """One thread more, in the place of one that waits for a store in vain."""
-        thread = threading.Thread(
-            target=_serve, args=(self._queue, self._stopped), name="shardmill-ahead", daemon=True
-        )
+        self._start(_serve, self._queue, self._stopped)
+
+    def _start(self, target: Callable[..., None], *arguments: Any) -> None:
+        thread = threading.Thread(target=target, args=arguments, name="shardmill-ahead", daemon=True)
         thread.start()
         self._threads.append(thread)
+
+    @contextlib.contextmanager
+    def helped(self) -> Iterator[None]:
+        """While the caller waits for a result, and so leaves a processor free, helpers work too."""
+        self._needed.set()
+        try:
+            yield
+        finally:
+            self._needed.clear()
 
     def submit(self, call: Callable[[], Any]) -> Future[Any]:
         """Run the call on a thread as soon as there is one."""
@@ -46,17 +65,38 @@ class DaemonPool:
 
 def _serve(queue: SimpleQueue[_Work | None], stopped: threading.Event) -> None:
     while (work := queue.get()) is not None and not stopped.is_set():
-        future, call = work
-        if future.set_running_or_notify_cancel():
-            try:
-                future.set_result(call())
-            except BaseException as error:  # for whoever asks for the result
-                future.set_exception(error)
-        del work, future, call  # not kept while waiting for the next
+        _run(*work)
+        del work  # not kept while waiting for the next
 
 
-def _stop(queue: SimpleQueue[_Work | None], stopped: threading.Event, threads: list[threading.Thread]) -> None:
+def _help(queue: SimpleQueue[_Work | None], needed: threading.Event, stopped: threading.Event) -> None:
+    while needed.wait() and not stopped.is_set():
+        try:
+            work = queue.get_nowait()
+        except Empty:
+            needed.clear()
+            continue
+        if work is not None:
+            _run(*work)
+        del work
+
+
+def _run(future: Future[Any], call: Callable[[], Any]) -> None:
+    if future.set_running_or_notify_cancel():
+        try:
+            future.set_result(call())
+        except BaseException as error:  # for whoever asks for the result
+            future.set_exception(error)
+
+
+def _stop(
+    queue: SimpleQueue[_Work | None],
+    stopped: threading.Event,
+    needed: threading.Event,
+    threads: list[threading.Thread],
+) -> None:
     stopped.set()
+    needed.set()
     for _ in threads:
         queue.put(None)
     deadline = time.monotonic() + 2

@@ -73,7 +73,10 @@ class RowGroupReader:
         self._retries, self._backoff_seconds, self._timeout_seconds = retries, backoff_seconds, timeout_seconds
         self._on_error, self._checksums = on_error, checksums
         self._footers: dict[int, pq.FileMetaData] = {}
-        self._pool = DaemonPool(threads)
+        # Local files are read as fast as processors decode them, and of these the one that makes batches is not to be
+        # held up; a remote store is waited for.
+        ahead = max(1, threads - 1) if dataset.is_local else threads
+        self._pool = DaemonPool(ahead, helpers=threads - ahead)
         self._faults = faults
 
     def close(self) -> None:
@@ -94,7 +97,8 @@ class RowGroupReader:
             store does not answer; and errors are not to be skipped.
         """
         try:
-            faults = ticket.future.result(timeout=self._timeout_seconds)
+            with self._pool.helped():
+                faults = ticket.future.result(timeout=self._timeout_seconds)
         except TimeoutError:
             faults = self._give_up(ticket)
         for fault in faults:
