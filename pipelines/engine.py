@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
+from pipelines import fork_server
 from pipelines.orphans import no_orphans
 from pipelines.runners import HandedOver, Runner
 from schemas.errors import DataError, RequestError, error_from_wire
@@ -123,11 +124,14 @@ class Engine:
         result_uri: str | None,
     ) -> None:
         with _quiet(self.debug):
+            bundles = self._bundles(items, costs)
+            workers = len(bundles)
+            # The server imports Beam while this process does.
+            forks = self.runner.is_default and workers > 1 and self._option("direct_running_mode") is None
+            worker_command = fork_server.worker_command() if forks else None
             from pipelines import graph
 
             self.runner.load()
-            bundles = self._bundles(items, costs)
-            workers = len(bundles)
             options = [*self.beam_args, f"--runner={self.runner.beam_name}"]  # the last one counts
             if not self.is_local:
                 options.append(f"--job_name={self._job_name(label)}")
@@ -137,7 +141,7 @@ class Engine:
             if self.is_local:
                 options = [o for o in options if not o.startswith("--direct_num_workers")]
                 options.append(f"--direct_num_workers={workers}")
-                if self._option("direct_running_mode") is None:
+                if self._option("direct_running_mode") is None and worker_command is None:
                     mode = "multi_processing" if workers > 1 else "in_memory"
                     options.append(f"--direct_running_mode={mode}")
             # The tokenizer must not start threads of its own beside one process a core.
@@ -153,7 +157,7 @@ class Engine:
                 ):
                     if helps:
                         work = HelpingWork(work, bundles, taken, os.getpid())
-                    graph.run(label, options, bundles, work, merge, result_uri)
+                    graph.run(label, options, bundles, work, merge, result_uri, self.is_local, worker_command)
                 if self._option("template_location"):
                     raise HandedOver(label)
             except HandedOver:

@@ -8,6 +8,8 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from schemas.errors import ShardmillError
 from schemas.storage import Location
@@ -22,6 +24,8 @@ def run(
     work: Callable[[int], bytes],
     merge: Callable[..., bytes] | None,
     result_uri: str | None,
+    is_local: bool,
+    worker_command: str | None,
 ) -> None:
     """Build the graph and run it to its end.
 
@@ -30,9 +34,13 @@ def run(
       options: Beam's.
       bundles: runs of items; locally each is one worker's share, elsewhere they are spread one by one.
       work, merge, result_uri: as in `Engine`.
+      is_local: whether the runner works on this machine.
+      worker_command: what starts a worker of the default runner, if not Beam's own command.
     """
-    is_local = any(o.startswith("--direct_running_mode") for o in options)
-    with beam.Pipeline(options=PipelineOptions(options)) as pipeline:
+    runner = None
+    if worker_command is not None:
+        runner = FnApiRunner(SubprocessSDKEnvironment.from_command_string(worker_command))
+    with beam.Pipeline(runner=runner, options=PipelineOptions(options)) as pipeline:
         results = (
             pipeline
             | f"List{label}"

@@ -42,6 +42,11 @@ class Runner:
         return self._short in _LOCAL
 
     @property
+    def is_default(self) -> bool:
+        """True for the local runner that is used where none is named."""
+        return self._short == "fnapi"
+
+    @property
     def is_dask(self) -> bool:
         """True for Dask, where an element is never moved: a Reshuffle does nothing."""
         return self._short == "dask"
