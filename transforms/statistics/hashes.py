@@ -10,7 +10,7 @@ from schemas.keys import draw
 from transforms.ragged import Int64
 from transforms.statistics.accumulator import Accumulator
 from transforms.statistics.passes import pass_hashes
-from transforms.statistics.powers import U64, polynomials
+from transforms.statistics.powers import U64
 from transforms.statistics.rows import Rows
 
 
@@ -21,10 +21,9 @@ def hash_rows(rows: Rows) -> U64:
 
 def hash_texts(rows: Rows) -> U64:
     """uint64 [2, rows], equal for equal ids before they were masked; as `hash_rows` where nothing was."""
-    if rows.restored is None:
+    if rows.restored_polynomials is None:
         return hash_rows(rows)
-    sums = polynomials(rows.restored, rows.offsets, rows.context.token_hashes)
-    return draw(0, "audit.row", sums, rows.lengths)
+    return draw(0, "audit.row", rows.restored_polynomials, rows.lengths)
 
 
 def collect_hashes(rows: Rows, accumulator: Accumulator, split: str, stage: int) -> None:

@@ -15,7 +15,7 @@ from transforms.objectives.masking import MaskingParameters, prediction_law
 from transforms.ragged import offsets_of, ranges
 from transforms.statistics.hashes import place_hashes
 from transforms.statistics.masked_places import MaskedPlaces, masked_places
-from transforms.statistics.powers import row_sums
+from transforms.statistics.powers import changes, polynomials, row_sums
 from transforms.statistics.rows import Int64, Rows
 
 POSITION_BINS = 20
@@ -67,6 +67,7 @@ def measure_masks(rows: Rows, table: pa.Table) -> MaskedPlaces:
     figures["masked"] = np.diff(places.offsets)
     rows.restored = rows.safe_ids.copy()
     rows.restored[places.at] = places.label
+    rows.restored_polynomials = _restored_polynomials(rows, places)
     _count_replacements(rows, places)
     is_special = context.is_special[places.label]
     figures["mask_label_errors"] += rows.count_where(is_special, places.row)
@@ -101,6 +102,16 @@ def measure_masks(rows: Rows, table: pa.Table) -> MaskedPlaces:
         special_row = rows.row_of(special_at)
     _count_neighbours(rows, places.row[1:][adjacent], special_at, special_row, candidates)
     return places
+
+
+def _restored_polynomials(rows: Rows, places: MaskedPlaces) -> npt.NDArray[np.uint64]:
+    """uint64 [2, rows], of the rows before they were masked: they differ at the masked places only."""
+    assert rows.restored is not None
+    table = rows.context.token_hashes
+    if rows.per_row["mask_position_errors"].any():  # a place may be named twice
+        return polynomials(rows.restored, rows.offsets, table)
+    shown = rows.safe_ids[places.at]
+    return rows.polynomials + changes(shown, places.label, places.at, places.offsets, rows.offsets, table)
 
 
 def _count_replacements(rows: Rows, places: MaskedPlaces) -> None:

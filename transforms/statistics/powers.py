@@ -36,18 +36,45 @@ def row_sums(values: npt.NDArray[_Sum], offsets: Int64) -> npt.NDArray[_Sum]:
 def polynomials(ids: npt.NDArray[np.integer], offsets: Int64, table: U64) -> U64:
     """uint64 [2, rows], Σ table[id] · base^position modulo 2**64 for both bases.
 
-    One product a token and base, and no table by position: a row's own power of the base is divided out, so its place
-    among the rows is nothing. Tile by tile, so that nothing as long as the ids leaves the processor's cache.
+    One product a token and base. Tile by tile, so that nothing as long as the ids leaves the processor's cache: in a
+    tile of rows of one length their places line up; in another, a row's own power of the base is divided out, so that
+    its place among the rows is nothing.
     """
     sums = np.zeros((2, len(offsets) - 1), np.uint64)
-    first, second = (powers(base, len(ids)) for base in BASES)
+    lengths = np.diff(offsets)
     for rows, items in row_tiles(offsets, _TILE_ITEMS):
         values = table[ids[items].astype(np.int64)]  # numpy widens narrower indices by far more slowly
-        starts = offsets[rows.start : rows.stop + 1] - items.start
-        sums[0, rows] = row_sums(values * first[items], starts)
-        values *= second[items]
-        sums[1, rows] = row_sums(values, starts)
-    return sums * places(offsets)
+        starts, length = offsets[rows.start : rows.stop + 1] - items.start, int(lengths[rows.start])
+        if length and (lengths[rows] == length).all():
+            square = values.reshape(-1, length)
+            for base, own in zip(BASES, sums, strict=True):
+                own[rows] = np.einsum("rl,l->r", square, powers(base, length))
+        else:
+            for base, own, away in zip(BASES, sums, places(starts), strict=True):
+                own[rows] = row_sums(values * powers(base, len(values)), starts) * away
+    return sums
+
+
+def changes(
+    old: npt.NDArray[np.integer],
+    new: npt.NDArray[np.integer],
+    at: Int64,
+    starts: Int64,
+    offsets: Int64,
+    table: U64,
+) -> U64:
+    """uint64 [2, rows], what to add to `polynomials` if some ids were others.
+
+    Args:
+      old, new: ids, [changes].
+      at: index of each into the flat ids, none twice, int64 [changes].
+      starts: where each row starts among the changes, int64 [rows + 1].
+      offsets: where each row starts among the ids, int64 [rows + 1].
+      table: value of each id.
+    """
+    values = table[new] - table[old]
+    sums = [row_sums(values * powers(base, int(offsets[-1]))[at], starts) for base in BASES]
+    return np.stack(sums) * places(offsets)
 
 
 def row_tiles(offsets: Int64, items: int) -> Iterator[tuple[slice, slice]]:

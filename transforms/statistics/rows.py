@@ -57,6 +57,8 @@ class Rows:
     """By source and bin."""
     restored: npt.NDArray[np.int32] | None = None
     """[tokens], `safe_ids` as they were before they were masked, where the objective tells."""
+    restored_polynomials: U64 | None = None
+    """uint64 [2, rows], `polynomials` of `restored`."""
     drawn: tuple[U64, npt.NDArray[np.bool_]] | None = None
     """A hash of what was drawn anew for each row, and of which rows two passes would hardly draw the same; [rows]."""
 

@@ -57,6 +57,7 @@ class HashSample:
     """Distinct, ascending."""
     waiting: tuple[_Hashes, ...] = ()
     """In no order, yet to be sorted in: sorting many at once is cheaper, and gives the same sample."""
+    waiting_hashes: int = 0
 
     @classmethod
     def create(cls, limit: int = SAMPLE_HASHES) -> HashSample:
@@ -69,7 +70,7 @@ class HashSample:
 
     def merge(self, other: HashSample) -> HashSample:
         """The sample of both."""
-        merged = HashSample(self.limit, self.kept_level, self.kept, self.waiting)
+        merged = HashSample(self.limit, self.kept_level, self.kept, self.waiting, self.waiting_hashes)
         merged._raise_to(other.kept_level)
         merged._wait((other.kept, *other.waiting))
         return merged
@@ -99,8 +100,10 @@ class HashSample:
         return self.kept.counts
 
     def _wait(self, parts: tuple[_Hashes, ...]) -> None:
-        self.waiting = (*self.waiting, *(part for part in parts if len(part.words)))
-        if sum(len(part.words) for part in self.waiting) > self.limit:
+        parts = tuple(part for part in parts if len(part.words))
+        self.waiting += parts
+        self.waiting_hashes += sum(len(part.words) for part in parts)
+        if self.waiting_hashes > self.limit:
             self._settle()
 
     def _settle(self) -> None:
@@ -108,7 +111,7 @@ class HashSample:
         if not self.waiting:
             return
         found = _Hashes(*(np.concatenate(column) for column in zip(self.kept, *self.waiting, strict=True)))
-        self.waiting = ()
+        self.waiting, self.waiting_hashes = (), 0
         if self.kept_level:
             found = found.take(np.flatnonzero(found.words < _threshold(self.kept_level)))
         order = np.argsort(found.words)
