@@ -1,12 +1,14 @@
 """Files of a checkpoint for `torch.distributed.checkpoint`, wherever `schemas.storage` reaches.
 
 Nothing that is read back can run code: tensors are loaded as weights only, and the index through an unpickler that
-knows descriptions of tensors and no more. No name in an index leads out of the checkpoint's directory.
+knows descriptions of tensors and no more. No name in an index leads out of the checkpoint's directory. Every file has
+a checksum, which is kept elsewhere.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import pickle
@@ -30,6 +32,9 @@ _BUFFER_BYTES = 8 << 20
 class _Storage(FileSystemBase):
     """What DCP asks of a file system. A file appears whole or not at all."""
 
+    def __init__(self, sums: dict[str, str]) -> None:
+        self._sums = sums
+
     @contextlib.contextmanager
     def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[io.IOBase]:
         """Open for reading from anywhere, or for writing from the start."""
@@ -42,21 +47,21 @@ class _Storage(FileSystemBase):
                     if isinstance(cause := error.__context__, OSError):
                         raise cause from None
                     raise
+            self._sums[place.name] = sink.sha256
         else:
             with place_errors(place), place.open_input() as source:
                 yield io.BufferedReader(source, _BUFFER_BYTES)
 
     def concat_path(self, path: str | os.PathLike[str], suffix: str) -> str:
         """A file of the checkpoint by its name, which an index may have from anywhere."""
-        if "/" in suffix or suffix in ("", ".", ".."):
-            raise ValueError(f"the index of a checkpoint must not name the file {suffix!r}")
-        return (Location.of(path) / suffix).uri
+        return file_of(Location.of(path), suffix).uri
 
     def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
         """Give a file another name."""
         old, new = Location.of(path), Location.of(new_path)
         with place_errors(new):
             new.fs.move(old.path, new.path)
+        self._sums[new.name] = self._sums.pop(old.name)
 
     def init_path(self, path: str | os.PathLike[str]) -> str:
         """The path as it is kept."""
@@ -85,7 +90,9 @@ class Writer(FileSystemWriter):
 
     def __init__(self, place: Location) -> None:
         super().__init__(place.uri, sync_files=False)  # `atomic_output` sees to it
-        self.fs = _Storage()
+        self.sums: dict[str, str] = {}
+        """sha256 of each file that this process has written."""
+        self.fs = _Storage(self.sums)
         self.path = place.uri
 
 
@@ -94,7 +101,7 @@ class Reader(FileSystemReader):
 
     def __init__(self, place: Location) -> None:
         super().__init__(place.uri)
-        self.fs = _Storage()
+        self.fs = _Storage({})
         self.path = place.uri
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
@@ -121,11 +128,37 @@ class Reader(FileSystemReader):
         return io.BytesIO(whole_answer(read))
 
 
-def write_tensor(place: Location, tensor: torch.Tensor) -> None:
-    """Write one tensor."""
+def file_of(checkpoint: Location, name: str) -> Location:
+    """A file of a checkpoint by its name, which may come from anywhere.
+
+    Raises:
+      ValueError: the name leads elsewhere.
+    """
+    if "/" in name or name in ("", ".", ".."):
+        raise ValueError(f"the index of a checkpoint must not name the file {name!r}")
+    return checkpoint / name
+
+
+def check_file(place: Location, sha256: str) -> None:
+    """Compare a file with its checksum.
+
+    Raises:
+      ValueError: it is not as it was written.
+    """
+    found = hashlib.sha256()
+    with place_errors(place), place.open_input() as source:
+        while block := source.read(_BUFFER_BYTES):
+            found.update(block)
+    if found.hexdigest() != sha256:
+        raise ValueError(f"{place.name} is not as it was written: its sha256 differs from the one in state.json")
+
+
+def write_tensor(place: Location, tensor: torch.Tensor) -> str:
+    """Write one tensor; returns the file's sha256."""
     content = io.BytesIO()
     torch.save(tensor, content)
     place.write_bytes(content.getvalue())
+    return hashlib.sha256(content.getvalue()).hexdigest()
 
 
 def read_tensor(place: Location) -> torch.Tensor:

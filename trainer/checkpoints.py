@@ -2,12 +2,14 @@
 
 A checkpoint is a directory `step-00000100` that is whole or does not count: locally it is renamed when it is whole,
 on an object store `state.json` is put last, and removed first. Tensors go through `torch.distributed.checkpoint`, so
-a checkpoint of four processes is read by two, and a sharded one by a single process; all else is in `state.json`.
+a checkpoint of four processes is read by two, and a sharded one by a single process; all else is in `state.json`,
+with a checksum of every file and one of itself.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -27,7 +29,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from schemas.errors import DataError, ShardmillError
 from schemas.storage import Location, place_errors
-from trainer.checkpoint_files import Reader, Writer, read_tensor, write_tensor
+from trainer.checkpoint_files import Reader, Writer, check_file, file_of, read_tensor, write_tensor
 from trainer.world import World
 
 _WHOLE, _HALF = re.compile(r"step-\d+"), re.compile(r"\.step-\d+\.tmp")
@@ -73,11 +75,13 @@ class Checkpoints:
             self._world.wait()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that a single process saves without a process group is meant
-                dcp.save(_tensors(model, optimizer), storage_writer=Writer(building))
-            write_tensor(building / f"random-{self._world.rank:05d}.pt", torch.get_rng_state())
-            self._world.wait()
+                writer = Writer(building)
+                dcp.save(_tensors(model, optimizer), storage_writer=writer)
+            random = f"random-{self._world.rank:05d}.pt"
+            sums = {**writer.sums, random: write_tensor(building / random, torch.get_rng_state())}
+            files = {name: sha256 for some in self._world.gather(sums) for name, sha256 in some.items()}
             if self._world.leads:
-                (building / "state.json").write_bytes((json.dumps(state) + "\n").encode())
+                (building / "state.json").write_bytes(_signed({**state, "files": dict(sorted(files.items()))}))
                 if final.is_local:
                     _remove(final)
                     os.replace(building.uri, final.uri)
@@ -95,6 +99,9 @@ class Checkpoints:
         try:
             with _own_errors():
                 state = _checked(json.loads((place / "state.json").read_bytes()))
+                files = sorted(state.pop("files").items())
+                for name, sha256 in files[self._world.rank :: self._world.size]:  # each process some of them
+                    check_file(file_of(place, name), sha256)
                 tensors = _tensors(model, optimizer)
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
@@ -123,10 +130,22 @@ def _remove(checkpoint: Location) -> None:
     checkpoint.remove_directory()
 
 
+def _signed(state: dict[str, Any]) -> bytes:
+    """What `state.json` holds: the state and, as `sha256`, a checksum of it."""
+    return (json.dumps({**state, "sha256": _sum_of(state)}) + "\n").encode()
+
+
+def _sum_of(state: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
 def _checked(state: Any) -> dict[str, Any]:
-    kinds = {"step": int, "tokens": int, "stream": dict}
+    """The state without its checksum."""
+    kinds = {"step": int, "tokens": int, "stream": dict, "files": dict, "sha256": str}
     if not isinstance(state, dict) or any(not isinstance(state.get(k), kind) for k, kind in kinds.items()):
-        raise ValueError("state.json holds no step, tokens and state of the stream")
+        raise ValueError("state.json holds no step, tokens, state of the stream and checksums")
+    if state.pop("sha256") != _sum_of(state):
+        raise ValueError("state.json is not as it was written: it differs from its own checksum")
     return state
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from signed_checkpoints import sign
 from small_datasets import write_dataset
 from test_training import LEARNABLE, cyclic
 
@@ -146,6 +147,7 @@ def test_a_checkpoint_cannot_run_code(path: str, data: Path, interrupted: Path, 
     assert proof.exists(), "the attack must work where nothing stops it"
     proof.unlink()
     (interrupted / "checkpoints/step-00000012/.metadata").write_bytes(evil)
+    sign(interrupted / "checkpoints/step-00000012")
     with pytest.raises(DataError, match="must not name"):
         run(data, interrupted)
     assert not proof.exists()
