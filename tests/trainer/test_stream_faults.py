@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from small_datasets import FIRST_TEXT_ID, ShardSpec, example_names, write_dataset
@@ -183,3 +184,44 @@ def test_skipped_rows_do_not_make_a_loss_of_nothing(tmp_path: Path) -> None:
         assert (batch["pair_labels"][gone] == -100).all()
         assert batch["attention_mask"].any(dim=1).all()
         assert torch.isfinite(batch["row_weight"]).all()
+
+
+def lists_of_int64(ids: pa.ListArray) -> pa.Array:
+    return ids.cast(pa.list_(pa.int64()))
+
+
+def a_null_list(ids: pa.ListArray) -> pa.Array:
+    return pa.array([None, *ids.to_pylist()[1:]], ids.type)
+
+
+def a_null_id(ids: pa.ListArray) -> pa.Array:
+    first, *rest = ids.to_pylist()
+    return pa.array([[*first[:-1], None], *rest], ids.type)
+
+
+def no_lists(ids: pa.ListArray) -> pa.Array:
+    return pa.array(range(len(ids)), pa.int32())
+
+
+def texts(ids: pa.ListArray) -> pa.Array:
+    return pa.array(["text"] * len(ids))
+
+
+@pytest.mark.parametrize(
+    "change", [lists_of_int64, a_null_list, a_null_id, no_lists, texts], ids=lambda c: c.__name__
+)
+def test_a_column_of_another_kind_is_refused_and_can_be_skipped(
+    change: Callable[[pa.ListArray], pa.Array], tmp_path: Path
+) -> None:
+    """Fails at a traceback of pyarrow's or numpy's, and at 64-bit ids that are read as pairs of 32-bit ones."""
+    shard = second_shard(write_dataset(tmp_path, specs=SPECS))
+    table = pq.read_table(shard)
+    at = table.schema.get_field_index("input_ids")
+    changed = change(table["input_ids"].combine_chunks())
+    table = table.set_column(at, pa.field("input_ids", changed.type), changed)
+    pq.write_table(table, shard, row_group_size=8)
+    with pytest.raises(DataError, match="The column input_ids is not what the trainer reads"):
+        list(stream(tmp_path))
+    skipping = stream(tmp_path, on_error="skip")
+    assert sum(int(b["row_weight"].sum()) for b in skipping) == 120 - skipping.skipped_rows
+    assert 8 <= skipping.skipped_rows <= 40

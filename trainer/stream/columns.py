@@ -44,9 +44,21 @@ class Limits:
 def flat(column: pa.ChunkedArray, name: str, limits: Limits, where: str) -> Flat:
     """A column as flat arrays, refused where it holds what it must not."""
     array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    is_list = pa.types.is_list(array.type)
+    nulls = array.null_count + (array.values.null_count if is_list else 0)
+    if nulls or not _is_kind(array.type, limits):
+        kind = "lists of int32" if limits.most else "strings" if limits.names else "int32 or bool"
+        raise DataError(
+            f"The column {name} is not what the trainer reads",
+            where=where,
+            expected=f"{kind}, no nulls",
+            got=f"{array.type}, {nulls} nulls",
+            remedy=REMEDY,
+        )
     lengths = np.empty(0, dtype=np.int64)
-    if pa.types.is_list(array.type):
-        lengths = np.diff(array.offsets.to_numpy()).astype(np.int64)
+    if is_list:
+        offsets = array.offsets.to_numpy()
+        lengths = np.diff(offsets).astype(np.int64)
         if not (limits.least <= lengths.min() and lengths.max() <= limits.most):
             raise DataError(
                 f"Rows of {name} do not fit into their length bucket",
@@ -55,7 +67,7 @@ def flat(column: pa.ChunkedArray, name: str, limits: Limits, where: str) -> Flat
                 got=f"{lengths.min()} to {lengths.max()}",
                 remedy=REMEDY,
             )
-        values = array.flatten().to_numpy()
+        values = array.values.to_numpy()[offsets[0] : offsets[-1]]  # flatten() is a kernel that looks for nulls
     elif pa.types.is_dictionary(array.type):
         values = _renumbered(array, name, limits.names, where)
     else:
@@ -70,6 +82,15 @@ def flat(column: pa.ChunkedArray, name: str, limits: Limits, where: str) -> Flat
             remedy=REMEDY,
         )
     return Flat(lengths=lengths, values=values)
+
+
+def _is_kind(kind: pa.DataType, limits: Limits) -> bool:
+    """Whether a column of this type can be what its limits say."""
+    if limits.most:
+        return bool(pa.types.is_list(kind) and kind.value_type == pa.int32())
+    if limits.names:
+        return bool(pa.types.is_dictionary(kind) and pa.types.is_string(kind.value_type))
+    return bool(pa.types.is_int32(kind) or pa.types.is_boolean(kind))
 
 
 def _renumbered(array: pa.DictionaryArray, name: str, names: tuple[str, ...], where: str) -> I32:
