@@ -18,7 +18,8 @@ import time
 from collections.abc import Iterator
 
 from schemas.errors import RequestError, ShardmillError
-from schemas.storage import Location, place_errors
+from schemas.place_errors import place_errors
+from schemas.storage import Location
 from schemas.temporaries import has_ended, started_at
 
 BEAT_SECONDS = 5.0

@@ -15,7 +15,8 @@ from pydantic import Field, ValidationError
 from schemas.base import Frozen
 from schemas.errors import DataError, RequestError
 from schemas.ledger import Ledger
-from schemas.storage import Location, reading_errors
+from schemas.place_errors import reading_errors
+from schemas.storage import Location
 from schemas.tables import FORMAT_VERSION, SHARDS
 
 _SHARD_PATH = r"\Adata/split=[a-z]+/stage=[0-9]+/length=[0-9]+/[0-9]{5,}\.parquet\z"

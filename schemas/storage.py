@@ -26,7 +26,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from schemas.errors import RequestError
-from schemas.object_store import explained, file_system, redact, whole_answer
+from schemas.object_store import file_system, redact, whole_answer
+from schemas.place_errors import place_errors, reading_errors
 from schemas.sinks import Check, HashingSink, put_output, rename_output
 from schemas.temporaries import is_left_over, temporary_path
 
@@ -34,8 +35,6 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 _REMOTE = re.compile(r"^(s3|gs|gcs)://")
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-_DENIED = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 _THREADS = 32
 """Requests to an object store at a time; each mostly waits."""
@@ -286,47 +285,3 @@ def atomic_output(place: Location, check: Check | None = None) -> Iterator[Hashi
             yield from rename_output(place.uri, temporary_path(place.uri), check)
         else:
             yield from put_output(place.fs, place.path, place_errors(Location(tempfile.gettempdir())), check)
-
-
-@contextlib.contextmanager
-def reading_errors(place: Location) -> Iterator[None]:
-    """Turn an object store's failure into an error that says what to do; local errors stay what they are."""
-    try:
-        yield
-    except (OSError, pa.ArrowException) as error:  # pyarrow has no number of an error for some of a store's
-        if not place.is_local and (found := explained(error, str(place))):
-            raise found from error
-        raise
-
-
-@contextlib.contextmanager
-def place_errors(place: Location) -> Iterator[None]:
-    """Turn a full or read-only disk, or an object store's failure, into an error that says where and what to do."""
-    try:
-        with reading_errors(place):
-            yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise RequestError(
-                "The disk is full",
-                where=str(place),
-                got=str(error.strerror),
-                remedy="Free some space and run the same command again; what is finished is kept and not redone",
-            ) from error
-        if error.errno in _DENIED:
-            raise RequestError(
-                "The place cannot be written",
-                where=str(place),
-                got=str(error.strerror),
-                remedy="Give another `output` or `tokens` directory, or the right to write there, and run again",
-            ) from error
-        if error.errno == errno.ENAMETOOLONG:
-            raise RequestError("A path is too long for this system", where=f"{str(place)[:100]}…") from error
-        if isinstance(error, (NotADirectoryError, FileExistsError)):
-            raise RequestError(
-                "A file stands where a directory is needed",
-                where=str(place),
-                got=str(error),
-                remedy="Give another directory",
-            ) from error
-        raise

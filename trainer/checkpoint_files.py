@@ -20,7 +20,8 @@ from torch.distributed.checkpoint.filesystem import FileSystemBase, FileSystemRe
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
 from schemas.object_store import whole_answer
-from schemas.storage import Location, atomic_output, place_errors
+from schemas.place_errors import place_errors
+from schemas.storage import Location, atomic_output
 
 _SAFE_MODULES = {"torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem"}
 _SAFE_NAMES = {("torch", "Size"), ("torch.serialization", "_get_layout"), ("pathlib", "PosixPath")}

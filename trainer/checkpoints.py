@@ -28,7 +28,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from schemas.errors import DataError, ShardmillError
-from schemas.storage import Location, place_errors
+from schemas.place_errors import place_errors
+from schemas.storage import Location
 from trainer.checkpoint_files import Reader, Writer, check_file, file_of, read_tensor, write_tensor
 from trainer.world import World
 

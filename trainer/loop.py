@@ -19,10 +19,11 @@ from torch import nn
 
 from schemas.errors import ShardmillError
 from schemas.manifest import read_manifest
-from schemas.storage import Location, place_errors
+from schemas.storage import Location
 from trainer.checkpoints import Checkpoints
 from trainer.evaluation import Evaluation, evaluate, to_device
 from trainer.meter import Meter, peak_flops
+from trainer.metrics_log import MetricsLog
 from trainer.models import Recipe, choose_recipe
 from trainer.report import header, next_command, summary
 from trainer.run import Run
@@ -120,7 +121,7 @@ class _Training:
         optimizer = torch.optim.AdamW(decay_groups(module, weight_decay), lr=0.0, betas=self.recipe.betas, fused=True)
         checkpoints = Checkpoints(run.checkpoints, world, keep=s.keep_checkpoints)
         begun, tokens = self._resume(checkpoints, module, optimizer)
-        writer = self._tensorboard(begun)
+        log = MetricsLog(run, leads=world.leads, tensorboard=s.tensorboard, begun=begun)
         parameters = sum(p.numel() for p in self.model.parameters())
         self.console.print(
             header(self.stream, self.recipe.name, parameters, self.steps, world, begun), highlight=False
@@ -134,7 +135,7 @@ class _Training:
             tokens=tokens,
             flops_per_token=6.0 * parameters,
             peak=peak_flops(world.device, s.peak_tflops),
-            log=lambda values: self._log(values, writer),
+            log=log.add,
             show=lambda line: self.console.print(line, highlight=False),
         )
         stop = Stop()
@@ -149,17 +150,16 @@ class _Training:
                 progress.advance(bar)
                 if step < self.steps and (stopping or step % s.checkpoint_every_steps == 0):
                     state = {"step": step, "tokens": meter.tokens, "stream": self.stream.state_dict()}
-                    self._publish(writer)  # first: what is done after a checkpoint is done again from there
+                    log.publish()  # first: what is done after a checkpoint is done again from there
                     checkpoints.save(step, module, optimizer, state)
                 if stopping and step < self.steps:
                     self.console.print(f"Stopped by a signal after step {step:,}, at a checkpoint.", highlight=False)
                     return self._result(step, meter, None, stopped_by=stop.number or signal.SIGTERM)
                 if s.eval_every_steps and step % s.eval_every_steps == 0 and step < self.steps:
-                    self._evaluate(step, module, writer)
-        score = self._evaluate(self.steps, module, writer)
-        self._publish(writer)
-        if writer is not None:
-            writer.close()
+                    self._evaluate(step, module, log)
+        score = self._evaluate(self.steps, module, log)
+        log.publish()
+        log.close()
         self._save(module)
         result = self._result(self.steps, meter, score)
         self.console.print(summary(result), highlight=False)
@@ -242,7 +242,7 @@ class _Training:
             self.run_directory.rewind(state["step"])
         return state["step"], state["tokens"]
 
-    def _evaluate(self, step: int, module: nn.Module, writer: Any) -> Evaluation | None:
+    def _evaluate(self, step: int, module: nn.Module, log: MetricsLog) -> Evaluation | None:
         """Score the model on the validation split: always the same batches, whatever the seed of the run."""
         s = self.settings
         if "validation" not in self.stream.splits or s.eval_batches == 0:
@@ -258,34 +258,10 @@ class _Training:
                     tokenizer = Tokenizer.from_str((stream.dataset / "tokenizer.json").read_bytes().decode())
                     text = samples(self.family, self.model, batch, tokenizer)
                     self.run_directory.add_samples(f"step {step}\n{text}\n")
-        self._log({"step": step, **score.metrics()}, writer)
+        log.add({"step": step, **score.metrics()})
         if step < self.steps:
-            self._publish(writer)
+            log.publish()
         return score
-
-    def _log(self, values: dict[str, Any], writer: Any) -> None:
-        if not self.world.leads:
-            return
-        self.run_directory.log(values)
-        if writer is not None:
-            with place_errors(Location.of(self.run_directory.tensorboard)):
-                for name, value in values.items():
-                    if isinstance(value, (int, float)) and name != "step":
-                        writer.add_scalar(name, value, values["step"])
-
-    def _publish(self, writer: Any) -> None:
-        if self.world.leads:
-            if writer is not None:
-                with place_errors(Location.of(self.run_directory.tensorboard)):
-                    writer.flush()
-            self.run_directory.publish()
-
-    def _tensorboard(self, begun: int) -> Any:
-        if not (self.settings.tensorboard and self.world.leads):
-            return None
-        from torch.utils.tensorboard import SummaryWriter
-
-        return SummaryWriter(str(self.run_directory.tensorboard), purge_step=begun + 1 if begun else None)
 
     def _save(self, module: nn.Module) -> None:
         """Save the model for `from_pretrained`; a sharded one is gathered in the leading process first."""

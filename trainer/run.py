@@ -18,7 +18,8 @@ from typing import Any
 
 from schemas.errors import RequestError
 from schemas.manifest import TokenizerRecord
-from schemas.storage import Location, place_errors
+from schemas.place_errors import place_errors
+from schemas.storage import Location
 from schemas.temporaries import own_temporary_directory, temporary_path
 
 _SUCCESS = "_SUCCESS"

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from schemas.errors import DataError
 from schemas.job import Job
 from schemas.keys import draw
-from schemas.storage import Location, reading_errors
+from schemas.place_errors import reading_errors
+from schemas.storage import Location
 from schemas.store import Split, part_location
 from transforms.objectives.base import Documents
 from transforms.ragged import Int64, Ragged, offsets_of

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 
 from schemas.errors import DataError, RequestError, did_you_mean
 from schemas.job import Job, Source
-from schemas.storage import FileInfo, Location, reading_errors
+from schemas.place_errors import reading_errors
+from schemas.storage import FileInfo, Location
 from schemas.store import InputRange
 
 _COMPRESSION = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}

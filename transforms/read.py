@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 
 from schemas.errors import DataError
 from schemas.job import Source
-from schemas.storage import Location, reading_errors
+from schemas.place_errors import reading_errors
+from schemas.storage import Location
 from schemas.store import InputRange
 from transforms.inputs import open_parquet
 from transforms.lines import lines, paragraphs

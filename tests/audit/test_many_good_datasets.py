@@ -9,7 +9,8 @@ from test_gates import OBJECTIVES
 from tiny_dataset import describe, make_dataset
 
 from pipelines.audit import ShardMapper, audit_dataset, map_reduce_on, merge_bytes
-from pipelines.engine import Engine, balance
+from pipelines.engine import Engine
+from pipelines.shares import balance
 from schemas.manifest import read_shards
 from transforms.objectives.mlm import Mlm
 

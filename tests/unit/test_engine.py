@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unit_helpers import cases
 
-from pipelines.engine import HelpingWork, balance
+from pipelines.shares import HelpingWork, balance
 
 
 @cases(100)

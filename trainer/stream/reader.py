@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.errors import DataError
-from schemas.storage import Location, reading_errors
+from schemas.place_errors import reading_errors
+from schemas.storage import Location
 from schemas.tables import read_fingerprint
 from trainer.stream.columns import REMEDY, Limits, Piece, check_pairs, flat
 from trainer.stream.plan import StreamPlan
