@@ -36,7 +36,8 @@ class Stream(torch.utils.data.IterableDataset[Batch]):
     number of ranks.
 
     It needs no worker processes: `DataLoader(stream, batch_size=None)`, or iterate over it as it is. One iterator
-    at a time; a new one goes on at the current step.
+    at a time; a new one goes on at the current step. A batch may be changed in place; tensors of successive batches
+    can be parts of one block of memory (4 MB a tensor), so clone what is to be kept for long.
 
         stream = Stream("out/bert-small", tokens_per_batch=65536, seed=17)
         for batch in stream:
