@@ -118,6 +118,8 @@ def _work(connection: socket.socket) -> None:
         os.environ.clear()
         os.environ.update(request["environment"])
         os.chdir(request["directory"])
+        # A program of its own would find modules there too.
+        sys.path += [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and p not in sys.path]
         connection.sendall(FORKED)
         threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
         importlib.import_module(WORKER).main([])
