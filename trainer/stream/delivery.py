@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import functools
-import itertools
 import time
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future
@@ -22,7 +21,7 @@ from trainer.stream.pool import DaemonPool
 from trainer.stream.reader import Fault, RowGroupReader
 
 _BATCHES_AHEAD = 2
-"""Batches at least that are ready or being made while one is in use."""
+"""Batches that are ready or being made while one is in use."""
 
 _RUN_TOKENS = 1 << 19
 """Tokens, padding included, that a rank makes at a time at most, where its batches are smaller. Tensors of 4 MB are
@@ -59,13 +58,13 @@ class Delivery:
     def batches(self, step: int) -> Generator[Delivered, None, None]:
         """(batch, how many of its rows could not be read) of each step from the given one on.
 
-        Batches are made a run of steps at a time, in which those of one bucket are a single gather: what is done once
-        a batch, not once a token, would take half the time. Runs begin with one step, so that the first batch comes
-        at once, and double.
+        For a loop that only reads, batches are made a run of steps at a time, in which those of one bucket are a
+        single gather: what is done once a batch, not once a token, would take half the time. Runs begin with one
+        step, so that the first batch comes at once, and double.
 
-        While a step is trained, the run after it is made on a thread: by its end the caches are cold, and what
-        takes 60 µs in a bare loop takes 500. A bare loop comes back at once, and waking a thread would cost it more
-        than the batch.
+        While a step is trained, the batches after it are made on a thread, one by one: by its end the caches are
+        cold, and what takes 60 µs in a bare loop takes 500; to free the memory of a run takes 10 ms then. A bare loop
+        comes back at once, and waking a thread would cost it more than the batch.
 
         Raises:
           DataError: a row group cannot be read, and is not to be skipped; after the batches before it.
@@ -88,29 +87,31 @@ class Delivery:
         )
         maker = DaemonPool(1)
         ready: collections.deque[Delivered] = collections.deque()
-        coming: collections.deque[tuple[range, Future[list[Delivered]]]] = collections.deque()
-        runs = self._runs(step)
-        away_seconds = 0.0
+        coming: collections.deque[Future[list[Delivered]]] = collections.deque()
+        end = float("inf") if self.last_step is None else self.last_step
+        most = max(1, _RUN_TOKENS // (self._tokens // self.world_size))
+        count, away_seconds = 1, 0.0
         try:
             while True:
-                if not ready:
-                    steps, made = coming.popleft() if coming else (next(runs, range(0)), None)
+                if coming and not ready:
+                    ready.extend(coming.popleft().result())
+                elif not ready:
+                    steps = range(step, int(min(step + count, end)))
                     if not steps:
                         return
                     try:
-                        ready.extend(made.result() if made else self._run(feed, steps))
+                        ready.extend(self._run(feed, steps))
                     except DataError:
-                        # What the last of these steps lacks, the first ones may have.
-                        coming.clear()
-                        runs = (range(s, s + 1) for s in itertools.count(steps.start))
                         if len(steps) == 1:
                             raise
+                        most = count = 1  # what the last of these steps lacks, the first ones may have
                         continue
+                    step, count = steps.stop, min(2 * count, most)
                 if away_seconds > _AWAY_SECONDS:
-                    while not coming or len(ready) + sum(len(steps) for steps, _ in coming) <= _BATCHES_AHEAD:
-                        if not (steps := next(runs, range(0))):
-                            break
-                        coming.append((steps, maker.submit(functools.partial(self._run, feed, steps))))
+                    count = 1
+                    while len(ready) + len(coming) <= _BATCHES_AHEAD and step < end:
+                        coming.append(maker.submit(functools.partial(self._run, feed, range(step, step + 1))))
+                        step += 1
                 handed_over = time.perf_counter()
                 yield ready.popleft()
                 away_seconds = time.perf_counter() - handed_over
@@ -118,13 +119,10 @@ class Delivery:
             maker.close()
             reader.close()
 
-    def _runs(self, step: int) -> Iterator[range]:
-        """Steps that are made together."""
-        tokens = max(b.batch_rows * b.length for b in self.plan.buckets) // self.world_size
-        end, count = self.last_step, 1
-        while end is None or step < end:
-            yield (run := range(step, step + count if end is None else min(step + count, end)))
-            step, count = run.stop, max(1, min(2 * count, _RUN_TOKENS // tokens))
+    @property
+    def _tokens(self) -> int:
+        """Of the largest global batch, padding included."""
+        return max(b.batch_rows * b.length for b in self.plan.buckets)
 
     def _run(self, feed: Feed, steps: range) -> list[Delivered]:
         """This rank's rows of some global batches, and how many of each could not be read."""
