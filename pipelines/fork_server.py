@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import functools
 import gc
 import importlib
 import json
@@ -66,16 +65,14 @@ class ForkServer:
         self._process.wait()
 
 
-@functools.cache
-def _started() -> list[ForkServer]:
-    return []
+_servers: list[ForkServer] = []
+"""Those that this process has started; all but the last have been killed."""
 
 
 def _running() -> ForkServer:
-    servers = _started()
-    if not servers or not servers[-1].is_alive:
-        servers.append(ForkServer())
-    return servers[-1]
+    if not _servers or not _servers[-1].is_alive:
+        _servers.append(ForkServer())
+    return _servers[-1]
 
 
 def serve(listener: socket.socket) -> None:

@@ -93,7 +93,8 @@ class Stream(torch.utils.data.IterableDataset[Batch]):
           read_timeout_seconds: after which a row group that does not arrive counts as one that cannot be read.
           checksums: hash each shard before it is first read, against the index of shards. Page checksums are
             always verified.
-          threads: that read ahead.
+          threads: that read ahead; where there are several and the dataset is local, one of them reads only while a
+            batch is waited for.
 
         Raises:
           RequestError: there is no such dataset or split, an argument is out of range, or a row does not fit.
