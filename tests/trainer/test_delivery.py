@@ -97,6 +97,13 @@ def test_batches_made_together_are_those_made_one_by_one(
     assert_same(together, alone)
 
 
+def test_more_ranks_than_a_batch_has_tokens(causal: Path) -> None:
+    """Fails if a rank's share of a batch, rounded to no token, is divided by."""
+    last = list(Stream(causal, tokens_per_batch=32, epochs=1, rank=39, world_size=40))
+    assert last
+    assert not any(b["row_weight"].any() for b in last)
+
+
 def test_changing_a_batch_changes_no_other(causal: Path) -> None:
     """Fails if batches that are made together overlap, or if inputs and labels are the same memory."""
     expected = list(Stream(causal, tokens_per_batch=64, seed=3, epochs=1))

@@ -24,13 +24,11 @@ _BATCHES_AHEAD = 2
 """Batches that are ready or being made while one is in use."""
 
 _RUN_TOKENS = 1 << 19
-"""Tokens, padding included, that a rank makes at a time at most, where its batches are smaller. Tensors of 4 MB are
-the least that numpy asks the operating system to back with huge pages; with small ones, writing to memory for the
-first time takes as long as all else."""
+"""Tokens, padding included, that a rank makes at a time at most, where its batches are smaller. In batches of 2**14 a
+causal token took 13.5 ns when each was made by itself, 9.7 in runs of 2**17, 9.1 of 2**19 and 10.4 of 2**20."""
 
 _AWAY_SECONDS = 0.001
 """Who takes longer to come back for the next batch trains; who takes less only reads."""
-
 
 Delivered = tuple[Batch, int]
 """A batch, and how many of its rows could not be read."""
@@ -89,7 +87,7 @@ class Delivery:
         ready: collections.deque[Delivered] = collections.deque()
         coming: collections.deque[Future[list[Delivered]]] = collections.deque()
         end = float("inf") if self.last_step is None else self.last_step
-        most = max(1, _RUN_TOKENS // (self._tokens // self.world_size))
+        most = max(1, _RUN_TOKENS * self.world_size // self._tokens)
         count, away_seconds = 1, 0.0
         try:
             while True:
