@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from trainer.stream import Batch, Stream
+from trainer.models import Family
+from trainer.stream import Stream
 from trainer.world import World
 
 ACCURACIES = {"mlm": "masked_accuracy", "pair": "pair_accuracy", "rtd": "rtd_accuracy", "tokens": "token_accuracy"}
@@ -63,22 +64,15 @@ class Evaluation:
         return values
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch's tensors on a device, from pinned memory where that helps."""
-    if device.type != "cuda":
-        return batch
-    moved = {name: t.pin_memory().to(device, non_blocking=True) for name, t in batch.items()}  # type: ignore[attr-defined]
-    return Batch(**moved)  # type: ignore[typeddict-item]
-
-
 @torch.no_grad()
 def evaluate(
-    model: torch.nn.Module, stream: Stream, *, batches: int, world: World, parts: Sequence[str]
+    model: torch.nn.Module, family: Family, stream: Stream, *, batches: int, world: World, parts: Sequence[str]
 ) -> Evaluation:
     """Score a model on the first batches of a stream. Leaves it in training mode; all processes call it together.
 
     Args:
       model: a `trainer.step.Losses`, wrapped for the processes or not.
+      family: the model's.
       stream: with sources, from step 0.
       batches: at most.
       world: the processes.
@@ -92,13 +86,13 @@ def evaluate(
     sources = [s.name for s in stream.manifest.sources]
     table = torch.zeros((len(parts), len(lengths), max(1, len(sources)), 3), dtype=torch.float64, device=world.device)
     for batch in islice(stream, batches):
-        batch = to_device(batch, world.device)
+        rows = family.micro_batch(batch).to(world.device)
         bucket = lengths.index(batch["input_ids"].shape[1])
-        for name, part in model(batch, correct=True).items():
+        for name, part in model(rows, correct=True).items():
             if part.correct is None:
                 raise AssertionError("correct was asked for")
             values = torch.stack([part.loss.double(), torch.ones_like(part.loss).double(), part.correct.double()], 1)
-            table[parts.index(name), bucket].index_add_(0, batch["source_ids"][part.row], values)
+            table[parts.index(name), bucket].index_add_(0, rows.batch["source_ids"][part.row], values)
     model.train()
     world.sum(table)
     whole = _scores(table.sum((1, 2)), parts)

@@ -21,7 +21,8 @@ from schemas.errors import ShardmillError
 from schemas.manifest import read_manifest
 from schemas.storage import Location
 from trainer.checkpoints import Checkpoints
-from trainer.evaluation import Evaluation, evaluate, to_device
+from trainer.evaluation import Evaluation, evaluate
+from trainer.flops import FlopCounter
 from trainer.meter import Meter, peak_flops
 from trainer.metrics_log import MetricsLog
 from trainer.models import Recipe, choose_recipe
@@ -31,7 +32,7 @@ from trainer.samples import samples
 from trainer.schedules import learning_rate_factor, noam_peak
 from trainer.settings import TrainResult, TrainSettings
 from trainer.signals import Stop, stopped_by_signals
-from trainer.step import Losses, backward, decay_groups
+from trainer.step import Losses, backward, decay_groups, micro_batches
 from trainer.stream import Stream
 from trainer.tokenizer import check_tokenizer
 from trainer.world import World, joined, share
@@ -111,12 +112,10 @@ class _Training:
         """Train to the end, or to a signal."""
         s, world, run = self.settings, self.world, self.run_directory
         bf16 = s.precision == "bf16" or (s.precision == "auto" and world.device.type == "cuda")
-        if s.compile:
-            shapes = {b.length for b in self.stream.plan.buckets}
-            torch._dynamo.config.cache_size_limit = max(8, 4 * len(shapes))
-            for backbone in self.family.backbones(self.model):
-                backbone.compile(dynamic=False)
-        module = share(Losses(self.family, self.model, smoothing=s.label_smoothing, bf16=bf16), world, s.parallel)
+        shapes = {b.length for b in self.stream.plan.buckets}
+        torch._dynamo.config.recompile_limit = max(8, 4 * len(shapes))
+        losses = Losses(self.family, self.model, smoothing=s.label_smoothing, bf16=bf16, compiled=s.compile)
+        module = share(losses, world, s.parallel)
         weight_decay = self.recipe.weight_decay if s.weight_decay is None else s.weight_decay
         optimizer = torch.optim.AdamW(decay_groups(module, weight_decay), lr=0.0, betas=self.recipe.betas, fused=True)
         checkpoints = Checkpoints(run.checkpoints, world, keep=s.keep_checkpoints)
@@ -126,6 +125,8 @@ class _Training:
         self.console.print(
             header(self.stream, self.recipe.name, parameters, self.steps, world, begun), highlight=False
         )
+        peak = peak_flops(world.device, s.peak_tflops)
+        flops = self._flop_counter() if peak else None
         meter = Meter(
             self.family,
             world,
@@ -133,8 +134,7 @@ class _Training:
             sources=[x.name for x in self.stream.manifest.sources],
             steps=self.steps,
             tokens=tokens,
-            flops_per_token=6.0 * parameters,
-            peak=peak_flops(world.device, s.peak_tflops),
+            peak=peak,
             log=log.add,
             show=lambda line: self.console.print(line, highlight=False),
         )
@@ -146,7 +146,7 @@ class _Training:
         ):
             bar = progress.add_task("", total=self.steps, completed=begun)
             for step in range(begun + 1, self.steps + 1):
-                stopping = self._step(step, batches, module, optimizer, meter, stop)
+                stopping = self._step(step, batches, module, optimizer, meter, flops, stop)
                 progress.advance(bar)
                 if step < self.steps and (stopping or step % s.checkpoint_every_steps == 0):
                     state = {"step": step, "tokens": meter.tokens, "stream": self.stream.state_dict()}
@@ -174,6 +174,7 @@ class _Training:
         module: nn.Module,
         optimizer: torch.optim.Optimizer,
         meter: Meter,
+        flops: FlopCounter | None,
         stop: Stop,
     ) -> bool:
         """One optimiser step; true if a process has been asked to stop."""
@@ -181,19 +182,19 @@ class _Training:
         asked = time.perf_counter()
         batch = next(batches)
         waited_seconds = time.perf_counter() - asked
+        pieces = [self.family.micro_batch(b) for b in micro_batches(batch, s.accumulate)]
         names = list(self.family.part_weights)
-        counts = self.family.counts(batch)
-        tokens = (batch["attention_mask"].sum(1) * batch["row_weight"]).sum()
-        zero = torch.zeros(())
-        shared = torch.stack(
-            [*(counts.get(n, zero).float() for n in names), tokens, torch.tensor(float(stop.number > 0))]
-        )
+        labels = [sum(len(p.labels[n].ids) for p in pieces if n in p.labels) for n in names]
+        tokens = int((batch["attention_mask"].sum(1) * batch["row_weight"]).sum())
         # One exchange a step: labels of each part, tokens, and whether anybody was asked to stop. float64 is exact.
-        shared = world.sum(shared.double().to(world.device)).cpu()
-        labels = shared[: len(names)].float().to(world.device)
-        on_device = to_device(batch, world.device)
+        shared = world.sum(torch.tensor([*labels, tokens, stop.number > 0], dtype=torch.float64))
         sums, by_source = backward(
-            module, self.family, on_device, labels, world, s.accumulate, len(self.stream.manifest.sources)
+            module,
+            self.family,
+            [p.to(world.device) for p in pieces],
+            shared[: len(names)],
+            world,
+            len(self.stream.manifest.sources),
         )
         grad_norm = nn.utils.clip_grad_norm_(module.parameters(), s.max_grad_norm)
         learning_rate = self._learning_rate(step - 1)
@@ -204,15 +205,21 @@ class _Training:
         meter.add(
             sums,
             by_source,
-            labels,
+            shared[: len(names)],
             tokens=int(shared[-2]),
             positions=batch["input_ids"].numel() * world.size,
+            flops=sum(flops.of(p) for p in pieces) if flops else 0.0,
             waited_seconds=waited_seconds,
         )
         if step % s.log_every_steps == 0 or step == self.steps:
             norm = grad_norm.full_tensor() if hasattr(grad_norm, "full_tensor") else grad_norm
             meter.report(step, learning_rate=learning_rate, grad_norm=norm, skipped_rows=self.stream.skipped_rows)
         return bool(shared[-1] > 0)
+
+    def _flop_counter(self) -> FlopCounter:
+        with torch.device("meta"):
+            model = self.recipe.build(self.stream.manifest, self.stream.longest_row, self.settings.positions)
+        return FlopCounter(self.family, model)
 
     def _learning_rate(self, step: int) -> float:
         """At a step counted from 0."""
@@ -249,14 +256,15 @@ class _Training:
             return None
         stream = self._stream("validation", 0, epochs=1)
         with torch.random.fork_rng(devices=[]):  # dropout is off, and nothing else may move the run's numbers
-            score = evaluate(module, stream, batches=s.eval_batches, world=self.world, parts=self.parts)
+            score = evaluate(module, self.family, stream, batches=s.eval_batches, world=self.world, parts=self.parts)
             if self.world.size == 1 or s.parallel == "ddp":
                 stream.load_state_dict(stream.state_at(0))
                 with contextlib.closing(iter(stream)) as batches:
-                    batch = to_device(next(batches), self.world.device)
+                    shown = self.family.micro_batch(next(batches)).to(self.world.device).batch
                 if self.world.leads:
                     tokenizer = Tokenizer.from_str((stream.dataset / "tokenizer.json").read_bytes().decode())
-                    text = samples(self.family, self.model, batch, tokenizer)
+                    with torch.compiler.set_stance("force_eager"):  # not a graph for each length of a text
+                        text = samples(self.family, self.model, shown, tokenizer)
                     self.run_directory.add_samples(f"step {step}\n{text}\n")
         log.add({"step": step, **score.metrics()})
         if step < self.steps:

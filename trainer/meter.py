@@ -41,7 +41,6 @@ class Meter:
         sources: Sequence[str],
         steps: int,
         tokens: int,
-        flops_per_token: float,
         peak: float | None,
         log: Callable[[dict[str, Any]], None],
         show: Callable[[str], None],
@@ -55,18 +54,17 @@ class Meter:
           sources: names of the sources.
           steps: of the whole run.
           tokens: real tokens before this start of the run.
-          flops_per_token: operations of a forward and a backward pass, padding counted.
           peak: operations a second of one device.
           log: takes the values of a group of steps.
           show: takes the same as a line of text.
         """
         self._family, self._world, self._parts, self._sources = family, world, list(parts), list(sources)
         self._steps, self._log, self._show = steps, log, show
-        self._flops_per_token, self._peak = flops_per_token, peak
+        self._flops, self._peak = 0.0, peak
         names = list(family.part_weights)
         self._columns = [names.index(p) for p in self._parts]
         self._sums = torch.zeros(len(names), device=world.device)
-        self._counts = torch.zeros(len(names), device=world.device)
+        self._counts = torch.zeros(len(names), dtype=torch.float64)
         self._by_source = torch.zeros((max(1, len(self._sources)), 2), device=world.device)
         self.tokens = tokens
         """Real tokens so far, over all processes and starts."""
@@ -87,6 +85,7 @@ class Meter:
         *,
         tokens: int,
         positions: int,
+        flops: float,
         waited_seconds: float,
     ) -> None:
         """Note a step.
@@ -94,9 +93,10 @@ class Meter:
         Args:
           sums: float32 [parts of the family], losses of this process; not looked at before the report.
           by_source: float32 [sources, 2], sums of losses and labels of this process.
-          counts: float32 [parts of the family], labels of all processes.
+          counts: float64 [parts of the family], labels of all processes; on the processor.
           tokens: real tokens of all processes.
           positions: of the batch over all processes, padding included.
+          flops: operations of this process, forwards and backwards, padding counted.
           waited_seconds: time in which this process had no batch.
         """
         self._sums += sums
@@ -104,6 +104,7 @@ class Meter:
         self._by_source += by_source
         self.tokens += tokens
         self._positions += positions
+        self._flops += flops
         self._waited_seconds += waited_seconds
 
     def report(self, step: int, *, learning_rate: float, grad_norm: torch.Tensor, skipped_rows: int) -> None:
@@ -114,7 +115,7 @@ class Meter:
         """
         sums = self._world.sum(self._sums)
         by_source = self._world.sum(self._by_source)
-        means = (sums / self._counts.clamp(min=1)).tolist()
+        means = (sums.double().cpu() / self._counts.clamp(min=1)).tolist()
         now = time.perf_counter()
         elapsed, tokens = now - self._reported, self.tokens - self._reported_tokens
         weights = list(self._family.part_weights.values())
@@ -143,8 +144,7 @@ class Meter:
         if len(self._columns) > 1:
             values |= {f"loss_{p}": means[c] for p, c in zip(self._parts, self._columns, strict=True)}
         if self._peak:
-            speed = self._positions * self._flops_per_token / elapsed
-            values["mfu"] = speed / (self._peak * self._world.size)
+            values["mfu"] = self._flops / elapsed / self._peak
         if skipped_rows:
             values["skipped_rows"] = skipped_rows
         values["loss_by_source"] = {
@@ -159,6 +159,7 @@ class Meter:
         for table in (self._sums, self._counts, self._by_source):
             table.zero_()
         self._positions, self._reported_tokens, self._waited_seconds, self._reported = 0, self.tokens, 0.0, now
+        self._flops = 0.0
 
     def _memory_bytes(self) -> int:
         """Of the GPU, the most that was used; of a processor, what the process has."""

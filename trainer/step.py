@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from trainer.models import Family, Part
+from trainer.models import Family, MicroBatch, Part, moved
+from trainer.models.family import token_loss
 from trainer.stream import Batch
 from trainer.world import World, without_exchange
 
@@ -16,15 +18,32 @@ from trainer.world import World, without_exchange
 class Losses(nn.Module):
     """A model whose forward pass gives the parts of the loss, so that what wraps it sees one call."""
 
-    def __init__(self, family: Family, model: nn.Module, *, smoothing: float, bf16: bool) -> None:
-        super().__init__()
-        self.family, self.model, self._smoothing, self._bf16 = family, model, smoothing, bf16
+    def __init__(
+        self, family: Family, model: nn.Module, *, smoothing: float = 0.0, bf16: bool = False, compiled: bool = False
+    ) -> None:
+        """Take a model as it is.
 
-    def forward(self, batch: Batch, correct: bool = False) -> dict[str, Part]:
-        """The parts of the loss of a batch; labels are smoothed in training only."""
-        with torch.autocast(batch["input_ids"].device.type, dtype=torch.bfloat16, enabled=self._bf16):
-            smoothing = self._smoothing if self.training else 0.0
-            return self.family.parts(self.model, batch, smoothing=smoothing, correct=correct)
+        Args:
+          family: the model's.
+          model: as built.
+          smoothing: of token labels, in training only.
+          bf16: whether to compute in bf16 where that is safe (autocast).
+          compiled: whether to compile backbones, one graph a length and one more where rows have padding, and the
+            token loss, which then needs no table of logits in fp32.
+        """
+        super().__init__()
+        self.family, self.model, self._bf16 = family, model, bf16
+        self._training_loss, self._loss = functools.partial(token_loss, smoothing=smoothing), token_loss
+        if compiled:
+            self._training_loss, self._loss = torch.compile(self._training_loss), torch.compile(self._loss)
+            for backbone in family.backbones(model):
+                backbone.compile(dynamic=False)
+
+    def forward(self, rows: MicroBatch, correct: bool = False) -> dict[str, Part]:
+        """The parts of the loss of some rows."""
+        loss = self._training_loss if self.training else self._loss
+        with torch.autocast(rows.batch["input_ids"].device.type, dtype=torch.bfloat16, enabled=self._bf16):
+            return self.family.parts(self.model, rows, loss=loss, correct=correct)
 
 
 def micro_batches(batch: Batch, count: int) -> Iterator[Batch]:
@@ -40,39 +59,44 @@ def micro_batches(batch: Batch, count: int) -> Iterator[Batch]:
 
 
 def backward(
-    module: nn.Module, family: Family, batch: Batch, counts: torch.Tensor, world: World, accumulate: int, sources: int
+    module: nn.Module,
+    family: Family,
+    pieces: Sequence[MicroBatch],
+    counts: torch.Tensor,
+    world: World,
+    sources: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients of a step's loss: Σ over parts of weight · (sum over all labels of all processes) / (their number).
+
+    Nothing here waits for the device.
 
     Args:
       module: `Losses`, wrapped for the processes.
       family: the model's.
-      batch: this process's rows, on the device.
-      counts: float32 [parts], labels over all processes.
+      pieces: this process's rows, on the device.
+      counts: float [parts], labels over all processes, on the processor.
       world: the processes; their gradients are averaged, so each scales its own by their number.
-      accumulate: micro-batches.
       sources: number of sources.
 
     Returns:
       (float32 [parts] sums of losses; float32 [sources, 2] of the first part, sum of losses and labels), of this
-      process alone.
+      process alone, on the device.
     """
     names = list(family.part_weights)
     sums = torch.zeros(len(names), device=world.device)
     by_source = torch.zeros((max(1, sources), 2), device=world.device)
-    scale = torch.tensor([family.part_weights[n] for n in names], device=world.device) / counts.clamp(min=1)
-    pieces = list(micro_batches(batch, accumulate))
+    weights = torch.tensor(list(family.part_weights.values()))
+    scale = moved((weights / counts.clamp(min=1)).float() * world.size, world.device)
     for i, piece in enumerate(pieces):
         with without_exchange(module, i + 1 < len(pieces)):
             parts = module(piece)
             totals = {name: part.loss.sum() for name, part in parts.items()}
-            loss = torch.stack([total * scale[names.index(name)] for name, total in totals.items()]).sum()
-            (loss * world.size).backward()
+            torch.stack([total * scale[names.index(name)] for name, total in totals.items()]).sum().backward()
         for name, total in totals.items():
             sums[names.index(name)] += total.detach()
         tokens = next(iter(parts.values()))
         values = torch.stack([tokens.loss.detach(), torch.ones_like(tokens.loss)], 1)
-        by_source.index_add_(0, piece["source_ids"][tokens.row], values)
+        by_source.index_add_(0, piece.batch["source_ids"][tokens.row], values)
     return sums, by_source
 
 

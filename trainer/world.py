@@ -58,7 +58,7 @@ class World:
 
 @contextmanager
 def joined(device: str) -> Iterator[World]:
-    """Join the other processes: NCCL on GPUs, gloo on processors.
+    """Join the other processes: tensors of GPUs are exchanged by NCCL, those of processors by gloo.
 
     Raises:
       RequestError: there is no such device, or the environment of torchrun is incomplete.
@@ -85,7 +85,7 @@ def joined(device: str) -> Iterator[World]:
     local = torch.device(kind, int(os.environ["LOCAL_RANK"]) if kind == "cuda" else None)
     if kind == "cuda":
         torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo")
     try:
         yield World(rank=dist.get_rank(), size=size, device=local)
     finally:

@@ -4,7 +4,7 @@
 
 On a GPU: bf16 autocast, and MFU against the device's peak. On a processor the same with the tiny recipe, in fp32.
 Both runs start from the same weights and take the same batches in the same order, so their losses must agree; what
-differs is where the time goes. The first tenth of the steps warms up and is not timed.
+differs is where the time goes. The first third of the steps warms up and is not timed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from collections.abc import Iterable
 import torch
 
 from schemas.counts import parse_count
-from trainer.evaluation import to_device
+from schemas.manifest import read_manifest
+from schemas.storage import Location
+from trainer.flops import FlopCounter
 from trainer.meter import peak_flops
 from trainer.models import Recipe, choose_recipe
 from trainer.step import Losses, backward, decay_groups
@@ -33,41 +35,49 @@ def train(
     """Train so many steps; returns rates and the mean loss of the last tenth."""
     torch.manual_seed(0)
     model = recipe.build(stream.manifest, stream.longest_row).to(world.device).train()
-    parameters = sum(p.numel() for p in model.parameters())
-    if compiled:
-        for backbone in recipe.family.backbones(model):
-            backbone.compile(dynamic=False)
-    module = Losses(recipe.family, model, smoothing=0.0, bf16=world.device.type == "cuda")
+    with torch.device("meta"):
+        counter = FlopCounter(recipe.family, recipe.build(stream.manifest, stream.longest_row))
+    module = Losses(recipe.family, model, bf16=world.device.type == "cuda", compiled=compiled)
     optimizer = torch.optim.AdamW(decay_groups(module, 0.01), lr=recipe.learning_rate, fused=True)
-    names, warm = list(recipe.family.part_weights), max(1, steps // 10)
-    losses, waited_seconds, positions, tokens, began = [], 0.0, 0, torch.zeros(()), 0.0
+    names, warm = list(recipe.family.part_weights), max(1, steps // 3)
+    losses, waited_seconds, flops, tokens, began = [], 0.0, 0.0, 0, 0.0
     iterator = iter(batches)
     for step in range(steps):
         if step == warm:
-            if world.device.type == "cuda":
-                torch.cuda.synchronize()
-            waited_seconds, positions, tokens, began = 0.0, 0, torch.zeros(()), time.perf_counter()
+            synchronize(world.device)
+            waited_seconds, flops, tokens, began = 0.0, 0.0, 0, time.perf_counter()
         asked = time.perf_counter()
         batch = next(iterator)
         waited_seconds += time.perf_counter() - asked
-        counts = recipe.family.counts(batch)
-        labels = torch.stack([counts.get(n, torch.zeros(())).float() for n in names]).to(world.device)
-        sums, _ = backward(module, recipe.family, to_device(batch, world.device), labels, world, 1, 1)
+        rows = recipe.family.micro_batch(batch)
+        counts = torch.tensor([len(rows.labels[n].ids) if n in rows.labels else 0 for n in names])
+        pieces, sources = [rows.to(world.device)], len(stream.manifest.sources)
+        sums, _ = backward(module, recipe.family, pieces, counts, world, sources)
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        losses.append(sums / labels.clamp(min=1))
-        positions += batch["input_ids"].numel()
-        tokens += (batch["attention_mask"].sum(1) * batch["row_weight"]).sum()
-    last = torch.stack(losses[-warm:]).mean(0).tolist()  # waits for the device
+        losses.append((sums, counts))
+        flops += counter.of(rows)
+        tokens += int((batch["attention_mask"].sum(1) * batch["row_weight"]).sum())
+    synchronize(world.device)
     seconds = time.perf_counter() - began
+    ended = [sums.cpu() / counts.clamp(min=1) for sums, counts in losses[-max(1, steps // 10) :]]
     peak = peak_flops(world.device, None)
+    weights = torch.tensor(list(recipe.family.part_weights.values()))
     return {
-        "tokens_per_second": float(tokens) / seconds,
+        "tokens_per_second": tokens / seconds,
+        "step_milliseconds": 1000 * seconds / (steps - warm),
         "data_wait_share": waited_seconds / seconds,
-        "mfu": 6 * parameters * positions / seconds / peak if peak else float("nan"),
-        "last_loss": sum(w * x for w, x in zip(recipe.family.part_weights.values(), last, strict=True)),
+        "mfu": flops / seconds / peak if peak else float("nan"),
+        "gigabytes": torch.cuda.max_memory_allocated() / 1e9 if world.device.type == "cuda" else float("nan"),
+        "last_loss": float((torch.stack(ended).mean(0) * weights).sum()),
     }
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for what a GPU is at."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
 
 
 def main() -> int:
@@ -75,19 +85,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset")
     parser.add_argument("--recipe")
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=60, help="30 or more")
     parser.add_argument("--tokens-per-batch", type=parse_count, default=None)
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--together", action="store_true", help="packed documents are not kept apart")
     options = parser.parse_args()
     cuda = torch.cuda.is_available()
     world = World(rank=0, size=1, device=torch.device("cuda" if cuda else "cpu"))
     tokens_per_batch = options.tokens_per_batch or (65536 if cuda else 4096)
 
     def stream() -> Stream:
-        return Stream(options.dataset, tokens_per_batch=tokens_per_batch, sources=True)
+        return Stream(options.dataset, tokens_per_batch=tokens_per_batch, documents=apart, sources=True)
 
+    recipe = choose_recipe(options.recipe, read_manifest(Location.of(options.dataset)).objective)
+    apart = recipe.family.packed and not options.together
     about = stream()
-    recipe = choose_recipe(options.recipe, about.manifest.objective)
     device = torch.cuda.get_device_name() if cuda else f"{torch.get_num_threads()} threads of a processor"
     print(f"{recipe.name} on {device}, {options.steps} steps of {tokens_per_batch:,} tokens")
     with contextlib.closing(iter(stream())) as batches:

@@ -10,7 +10,7 @@ import torch
 from small_datasets import write_dataset
 
 from trainer.models import RECIPES
-from trainer.models.decoders import block_mask
+from trainer.models.attention import attention_arguments
 from trainer.step import Losses, backward, micro_batches
 from trainer.stream import Batch, Stream
 from trainer.world import World
@@ -29,11 +29,11 @@ def test_the_loss_is_that_of_transformers(recipe: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = recipe.build(stream.manifest, stream.longest_row).eval()
     for batch in stream:
-        (part,) = recipe.family.parts(model, batch).values()
+        (part,) = recipe.family.parts(model, recipe.family.micro_batch(batch)).values()
         names = ["input_ids", "labels", *(["attention_mask"] if recipe.name != "prefix-lm-tiny" else [])]
         given: dict[str, Any] = {k: batch[k] for k in names}  # type: ignore[literal-required]
         if recipe.name == "prefix-lm-tiny":
-            given["attention_mask"] = block_mask(batch)
+            given["attention_mask"] = attention_arguments(batch, flex=False)["allowed"]
         torch.testing.assert_close(part.loss.mean(), model(**given).loss, rtol=1e-4, atol=1e-4)
 
 
@@ -41,8 +41,9 @@ def test_the_loss_is_that_of_transformers(recipe: Any, tmp_path: Path) -> None:
 def test_the_loss_of_pairs_is_that_of_transformers(name: str, tmp_path: Path) -> None:
     stream = Stream(write_dataset(tmp_path, objective="sentence_pair"), tokens_per_batch=256, epochs=1)
     model: Any = RECIPES[name].build(stream.manifest, stream.longest_row).eval()
+    family = RECIPES[name].family
     for batch in stream:
-        parts = RECIPES[name].family.parts(model, batch)
+        parts = family.parts(model, family.micro_batch(batch))
         label = "next_sentence_label" if name == "bert-tiny" else "sentence_order_label"
         theirs = model(
             **{k: batch[k] for k in ("input_ids", "attention_mask", "token_type_ids", "labels")},  # type: ignore[literal-required]
@@ -63,7 +64,7 @@ def test_a_discriminator_sees_what_the_generator_drew_and_what_equals_the_origin
     )
     for batch in stream:
         originals = torch.where(batch["labels"] >= 0, batch["labels"], batch["input_ids"])
-        parts = recipe.family.parts(model, batch, correct=True)
+        parts = recipe.family.parts(model, recipe.family.micro_batch(batch), correct=True)
         drawn = seen.pop()
         assert (drawn[batch["labels"] < 0] == batch["input_ids"][batch["labels"] < 0]).all()
         real = batch["attention_mask"] & (batch["row_weight"] > 0)[:, None]
@@ -76,7 +77,7 @@ def test_a_discriminator_sees_what_the_generator_drew_and_what_equals_the_origin
     # The generator's distribution is what draws are made from: a peaked one gives its peak whatever the draw.
     with torch.no_grad():
         model.generator.generator_lm_head.bias[17] = 1e4
-    recipe.family.parts(model, batch)
+    recipe.family.parts(model, recipe.family.micro_batch(batch))
     assert (seen[0][batch["labels"] >= 0] == 17).all()
 
 
@@ -88,7 +89,7 @@ def test_a_rank_with_padding_rows_alone_gives_no_loss_and_no_nan(recipe: Any, tm
     empty = next(b for b in stream if not b["row_weight"].any())
     module = Losses(recipe.family, model, smoothing=0.1, bf16=False)
     counts = torch.tensor([5.0] * len(recipe.family.part_weights))
-    sums, by_source = backward(module, recipe.family, empty, counts, ALONE, 1, 2)
+    sums, by_source = backward(module, recipe.family, [recipe.family.micro_batch(empty)], counts, ALONE, 2)
     assert sums.tolist() == [0.0] * len(counts)
     assert not by_source.any()
     assert all(not p.grad.any() for p in model.parameters())
@@ -122,37 +123,25 @@ def test_a_packed_document_has_the_loss_it_has_alone(recipe: Any, tmp_path: Path
         torch.tensor([[*range(9), *range(12)]]),
     )
     alone = batch(one, torch.zeros_like(one), torch.arange(9)[None])
-    together = recipe.family.parts(model, packed)["tokens"].loss
-    torch.testing.assert_close(together[:8], recipe.family.parts(model, alone)["tokens"].loss, rtol=1e-4, atol=1e-4)
+
+    def loss(rows: Batch) -> torch.Tensor:
+        return recipe.family.parts(model, recipe.family.micro_batch(rows))["tokens"].loss
+
+    together = loss(packed)
+    torch.testing.assert_close(together[:8], loss(alone), rtol=1e-4, atol=1e-4)
     if "prefix_lm" not in recipe.family.objectives:
         second = batch(two, torch.zeros_like(two), torch.arange(12)[None])
-        torch.testing.assert_close(
-            together[8:], recipe.family.parts(model, second)["tokens"].loss, rtol=1e-4, atol=1e-4
-        )
-
-
-def test_a_prefix_is_read_in_both_directions_and_the_rest_in_one() -> None:
-    ids = torch.zeros((1, 5), dtype=torch.int64)
-    mask = block_mask(Batch(input_ids=ids, attention_mask=ids == 0, prefix_lengths=torch.tensor([2])))
-    assert mask is not None
-    assert mask[0, 0].int().tolist() == [
-        [1, 1, 0, 0, 0],
-        [1, 1, 0, 0, 0],
-        [1, 1, 1, 0, 0],
-        [1, 1, 1, 1, 0],
-        [1, 1, 1, 1, 1],
-    ]
-    assert block_mask(Batch(input_ids=ids, attention_mask=ids == 0)) is None
+        torch.testing.assert_close(together[8:], loss(second), rtol=1e-4, atol=1e-4)
 
 
 def test_smoothing_is_of_training_alone(mlm: Path) -> None:
     stream = Stream(mlm, tokens_per_batch=64, epochs=1)
     recipe = RECIPES["bert-tiny"]
     module = Losses(recipe.family, recipe.build(stream.manifest, 32), smoothing=0.2, bf16=False)
-    batch = next(iter(stream))
-    plain = recipe.family.parts(module.model, batch)["mlm"].loss
-    torch.testing.assert_close(module.eval()(batch)["mlm"].loss, plain)
-    assert not torch.allclose(module.train()(batch)["mlm"].loss, plain)
+    rows = recipe.family.micro_batch(next(iter(stream)))
+    plain = recipe.family.parts(module.model, rows)["mlm"].loss
+    torch.testing.assert_close(module.eval()(rows)["mlm"].loss, plain)
+    assert not torch.allclose(module.train()(rows)["mlm"].loss, plain)
 
 
 def test_autocast_computes_in_bf16_and_keeps_the_loss_in_fp32(mlm: Path) -> None:
@@ -163,7 +152,8 @@ def test_autocast_computes_in_bf16_and_keeps_the_loss_in_fp32(mlm: Path) -> None
     model.get_submodule("bert.encoder.layer.0.intermediate.dense").register_forward_hook(
         lambda module, args, output: seen.append(output.dtype)
     )
-    loss = Losses(recipe.family, model, smoothing=0.0, bf16=True)(next(iter(stream)))["mlm"].loss
+    rows = recipe.family.micro_batch(next(iter(stream)))
+    loss = Losses(recipe.family, model, smoothing=0.0, bf16=True)(rows)["mlm"].loss
     assert (loss.dtype, seen) == (torch.float32, [torch.bfloat16])
 
 

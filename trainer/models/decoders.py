@@ -4,29 +4,12 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
 from torch import nn
 
-from trainer.models.family import Family, Part, Shape, Size, cross_entropy, token_ids
-from trainer.stream import IGNORED_LABEL, Batch
-
-
-def block_mask(batch: Batch) -> torch.Tensor | None:
-    """bool [rows, 1, length, length]: whom a token may attend to, where that is not simply all before it.
-
-    Tokens of the same document up to itself; in a prefix, the whole prefix (Raffel et al. 2020, figure 4). None
-    where a batch has neither documents nor prefixes, so that the attention's own causal kernel serves.
-    """
-    documents, prefix = batch.get("document_ids"), batch.get("prefix_lengths")
-    if documents is None and prefix is None:
-        return None
-    place = torch.arange(batch["input_ids"].shape[1], device=batch["input_ids"].device)
-    allowed = (place <= place[:, None])[None]
-    if prefix is not None:
-        allowed = allowed | (place < prefix[:, None])[:, None, :]
-    if documents is not None:
-        allowed = allowed & (documents[:, :, None] == documents[:, None, :])
-    return (allowed & batch["attention_mask"][:, None, :])[:, None]
+from trainer.models.attention import attention_arguments, register
+from trainer.models.family import Family, Parts, Shape, Size, TokenLoss, predicted, token_ids, token_loss
+from trainer.models.micro_batch import Labels, MicroBatch, next_labels_of
+from trainer.stream import Batch
 
 
 class _Decoder(Family):
@@ -37,20 +20,22 @@ class _Decoder(Family):
     packed = True
     causal = True
 
-    def parts(self, model: Any, batch: Batch, *, smoothing: float = 0.0, correct: bool = False) -> dict[str, Part]:
+    def labels(self, batch: Batch) -> dict[str, Labels]:
         """`tokens`: next tokens, of padding and across documents left out."""
-        mask = block_mask(batch)
+        return {"tokens": next_labels_of(batch["labels"])}
+
+    def parts(self, model: Any, rows: MicroBatch, *, loss: TokenLoss = token_loss, correct: bool = False) -> Parts:
+        """`tokens`."""
+        batch, labels = rows.batch, rows.labels["tokens"]
         positions = {"position_ids": batch["position_ids"]} if "position_ids" in batch else {}
         hidden = model.base_model(
             input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"] if mask is None else mask,
             use_cache=False,
             **positions,
+            **attention_arguments(batch, flex=batch["input_ids"].device.type == "cuda"),
         ).last_hidden_state
-        row, place = (batch["labels"][:, 1:] != IGNORED_LABEL).nonzero(as_tuple=True)
-        labels = batch["labels"][row, place + 1]
-        logits = model.lm_head(hidden[row, place])
-        return {"tokens": cross_entropy(logits, labels, row, smoothing=smoothing, correct=correct)}
+        logits = model.lm_head(hidden[labels.row, labels.place])
+        return {"tokens": predicted(logits, labels, loss=loss, correct=correct)}
 
 
 class Gpt(_Decoder):
@@ -72,8 +57,9 @@ class Gpt(_Decoder):
                 n_inner=size.feed_forward,
                 activation_function="gelu_pytorch_tanh",  # the same function as GPT-2's in one kernel
                 embd_pdrop=size.dropout,
-                attn_pdrop=size.dropout,
+                attn_pdrop=0.0,  # FlexAttention has none
                 resid_pdrop=size.dropout,
+                attn_implementation=register(),
                 **token_ids(shape.tokenizer, "pad", "bos", "eos"),
             )
         )
@@ -101,8 +87,8 @@ class Llama(_Decoder):
                 num_attention_heads=size.heads,
                 num_key_value_heads=size.key_value_heads or size.heads,
                 intermediate_size=size.feed_forward,
-                attention_dropout=size.dropout,
                 tie_word_embeddings=True,
+                attn_implementation=register(),
                 **token_ids(shape.tokenizer, "pad", "bos", "eos"),
             )
         )

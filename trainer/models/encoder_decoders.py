@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from trainer.models.family import Family, Part, Shape, Size, cross_entropy, fill_id
+from trainer.models.family import Family, Parts, Shape, Size, TokenLoss, fill_id, predicted, token_loss
+from trainer.models.micro_batch import Labels, MicroBatch, labels_of
 from trainer.stream import IGNORED_LABEL, Batch
 
 
@@ -17,21 +18,28 @@ class _EncoderDecoder(Family):
 
     part_weights: ClassVar = {"tokens": 1.0}
 
-    def parts(self, model: Any, batch: Batch, *, smoothing: float = 0.0, correct: bool = False) -> dict[str, Part]:
+    def labels(self, batch: Batch) -> dict[str, Labels]:
         """`tokens`: the targets."""
-        labels = batch["labels"]
-        given = torch.full_like(labels, model.config.decoder_start_token_id)
-        given[:, 1:] = labels[:, :-1]
+        return {"tokens": labels_of(batch["labels"])}
+
+    def parts(self, model: Any, rows: MicroBatch, *, loss: TokenLoss = token_loss, correct: bool = False) -> Parts:
+        """`tokens`: the targets."""
+        targets, labels = rows.batch["labels"], rows.labels["tokens"]
+        given = torch.full_like(targets, model.config.decoder_start_token_id)
+        given[:, 1:] = targets[:, :-1]
         given = given.masked_fill(given == IGNORED_LABEL, model.config.pad_token_id)
         encoder, decoder = self.backbones(model)
-        mask = batch["attention_mask"]
-        read = encoder(input_ids=batch["input_ids"], attention_mask=mask).last_hidden_state
+        mask, place = rows.attention_mask, torch.arange(targets.shape[1], device=targets.device)
+        read = encoder(input_ids=rows.batch["input_ids"], attention_mask=mask).last_hidden_state
         hidden = decoder(
-            input_ids=given, encoder_hidden_states=read, encoder_attention_mask=mask, use_cache=False
+            input_ids=given,
+            attention_mask=(place <= place[:, None])[None, None],  # given none, transformers would look for padding
+            encoder_hidden_states=read,
+            encoder_attention_mask=mask,
+            use_cache=False,
         ).last_hidden_state
-        row, place = (labels != IGNORED_LABEL).nonzero(as_tuple=True)
-        logits = self.token_head(model, hidden[row, place])
-        return {"tokens": cross_entropy(logits, labels[row, place], row, smoothing=smoothing, correct=correct)}
+        logits = self.token_head(model, hidden[labels.row, labels.place])
+        return {"tokens": predicted(logits, labels, loss=loss, correct=correct)}
 
     def backbones(self, model: Any) -> list[nn.Module]:
         """Encoder and decoder."""

@@ -12,14 +12,20 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import nn
 
-from trainer.models.family import Family, Part, Shape, Size, cross_entropy, fill_id, token_ids
+from trainer.models.family import (
+    Family,
+    Part,
+    Parts,
+    Shape,
+    Size,
+    TokenLoss,
+    fill_id,
+    predicted,
+    token_ids,
+    token_loss,
+)
+from trainer.models.micro_batch import Labels, MicroBatch, labels_of, row_labels_of
 from trainer.stream import IGNORED_LABEL, Batch
-
-
-def _labelled(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(row, place, label) of every label, int64 [N]."""
-    row, place = (batch["labels"] != IGNORED_LABEL).nonzero(as_tuple=True)
-    return row, place, batch["labels"][row, place]
 
 
 class _Masked(Family):
@@ -29,28 +35,28 @@ class _Masked(Family):
     part_weights: ClassVar = {"mlm": 1.0, "pair": 1.0}
     positions = 512
 
-    def parts(self, model: Any, batch: Batch, *, smoothing: float = 0.0, correct: bool = False) -> dict[str, Part]:
+    def labels(self, batch: Batch) -> dict[str, Labels]:
         """`mlm`, and `pair` where the batch has pairs."""
+        labels = {"mlm": labels_of(batch["labels"])}
+        if "pair_labels" in batch:
+            labels["pair"] = row_labels_of(batch["pair_labels"])
+        return labels
+
+    def parts(self, model: Any, rows: MicroBatch, *, loss: TokenLoss = token_loss, correct: bool = False) -> Parts:
+        """`mlm`, and `pair` where the batch has pairs, whose labels are not smoothed."""
+        batch, masked = rows.batch, rows.labels["mlm"]
         out = model.base_model(
             input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
+            attention_mask=rows.attention_mask,
             **({"token_type_ids": batch["token_type_ids"]} if "token_type_ids" in batch else {}),
         )
-        row, place, labels = _labelled(batch)
-        logits = self.token_head(model)(out.last_hidden_state[row, place])
-        parts = {"mlm": cross_entropy(logits, labels, row, smoothing=smoothing, correct=correct)}
-        if "pair_labels" in batch:
-            (pairs,) = (batch["pair_labels"] != IGNORED_LABEL).nonzero(as_tuple=True)
-            logits = self.pair_head(model)(out.pooler_output[pairs])
-            parts["pair"] = cross_entropy(logits, batch["pair_labels"][pairs], pairs, smoothing=0.0, correct=correct)
+        logits = self.token_head(model)(out.last_hidden_state[masked.row, masked.place])
+        parts = {"mlm": predicted(logits, masked, loss=loss, correct=correct)}
+        if "pair" in rows.labels:
+            pairs = rows.labels["pair"]
+            logits = self.pair_head(model)(out.pooler_output[pairs.row])
+            parts["pair"] = predicted(logits, pairs, loss=token_loss, correct=correct)
         return parts
-
-    def counts(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """`mlm`, and `pair` where the batch has pairs."""
-        counts = {"mlm": (batch["labels"] != IGNORED_LABEL).sum()}
-        if "pair_labels" in batch:
-            counts["pair"] = (batch["pair_labels"] != IGNORED_LABEL).sum()
-        return counts
 
     @abstractmethod
     def token_head(self, model: Any) -> Any:
@@ -169,38 +175,35 @@ class Electra(Family):
 
         return ElectraPair(ElectraForMaskedLM(config(size.generator_share)), ElectraForPreTraining(config(1.0)))
 
-    def counts(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """`mlm` of the generator; `rtd` of the discriminator, on all real tokens."""
-        return {"mlm": (batch["labels"] != IGNORED_LABEL).sum(), "rtd": _real(batch).sum()}
+    def labels(self, batch: Batch) -> dict[str, Labels]:
+        """`mlm` of the generator; `rtd` of the discriminator, the original ids of all real tokens."""
+        row, place = (batch["attention_mask"] & (batch["row_weight"] > 0)[:, None]).nonzero(as_tuple=True)
+        originals = torch.where(batch["labels"] == IGNORED_LABEL, batch["input_ids"], batch["labels"])
+        return {"mlm": labels_of(batch["labels"]), "rtd": Labels(row, place, originals[row, place])}
 
-    def parts(self, model: Any, batch: Batch, *, smoothing: float = 0.0, correct: bool = False) -> dict[str, Part]:
+    def parts(self, model: Any, rows: MicroBatch, *, loss: TokenLoss = token_loss, correct: bool = False) -> Parts:
         """`mlm` of the generator; `rtd` of the discriminator, on all real tokens.
 
         A replacement is drawn with the batch's own draws, so it depends neither on the number of ranks nor on what
         was drawn before. One that equals the original is labelled original.
         """
-        ids, mask = batch["input_ids"], batch["attention_mask"]
-        row, place, labels = _labelled(batch)
+        ids, mask, masked, real = rows.batch["input_ids"], rows.attention_mask, rows.labels["mlm"], rows.labels["rtd"]
         generator = model.generator
-        hidden = generator.electra(input_ids=ids, attention_mask=mask).last_hidden_state[row, place]
+        hidden = generator.electra(input_ids=ids, attention_mask=mask).last_hidden_state[masked.row, masked.place]
         logits = generator.generator_lm_head(generator.generator_predictions(hidden))
         with torch.no_grad():
             # the first id at which the cumulated probability exceeds the draw
             ladder = logits.float().softmax(-1).cumsum(-1)
-            drawn = torch.searchsorted(ladder, batch["sample_draws"][row, place, None] * ladder[:, -1:], right=True)
+            draws = rows.batch["sample_draws"][masked.row, masked.place, None]
+            drawn = torch.searchsorted(ladder, draws * ladder[:, -1:], right=True)
             filled = ids.clone()
-            filled[row, place] = drawn.squeeze(-1).clamp(max=logits.shape[-1] - 1)
-            originals = ids.clone()
-            originals[row, place] = labels
-            replaced = filled != originals
-        scores = model.discriminator(input_ids=filled, attention_mask=mask).logits
-        real_row, real_place = _real(batch).nonzero(as_tuple=True)
-        target = replaced[real_row, real_place]
-        score = scores[real_row, real_place].float()
-        found = (score > 0) == target if correct else None
+            filled[masked.row, masked.place] = drawn.squeeze(-1).clamp(max=logits.shape[-1] - 1)
+            replaced = filled[real.row, real.place] != real.ids
+        score = model.discriminator(input_ids=filled, attention_mask=mask).logits[real.row, real.place].float()
+        wrong = F.binary_cross_entropy_with_logits(score, replaced.float(), reduction="none")
         return {
-            "mlm": cross_entropy(logits, labels, row, smoothing=smoothing, correct=correct),
-            "rtd": Part(F.binary_cross_entropy_with_logits(score, target.float(), reduction="none"), real_row, found),
+            "mlm": predicted(logits, masked, loss=loss, correct=correct),
+            "rtd": Part(wrong, real.row, (score > 0) == replaced if correct else None),
         }
 
     def backbones(self, model: Any) -> list[nn.Module]:
@@ -210,8 +213,3 @@ class Electra(Family):
     def saved(self, model: Any) -> dict[str, Any]:
         """The discriminator, which is what is fine-tuned, and the generator beside it."""
         return {"": model.discriminator, "generator": model.generator}
-
-
-def _real(batch: Batch) -> torch.Tensor:
-    """bool [rows, length]: tokens of examples, padding left out."""
-    return batch["attention_mask"] & (batch["row_weight"] > 0)[:, None]

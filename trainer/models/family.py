@@ -6,7 +6,7 @@ Not a model zoo: architectures, saving and loading are those of transformers, an
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,11 +15,12 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import nn
 
 from schemas.manifest import TokenizerRecord
-from trainer.stream import IGNORED_LABEL, Batch
+from trainer.models.micro_batch import Labels, MicroBatch
+from trainer.stream import Batch
 
 
 class Part(NamedTuple):
-    """The labels of one part of a loss; N of them, those of padding left out."""
+    """What one part of a loss came to, at each of its N labels."""
 
     loss: torch.Tensor
     """float32 [N], in nats."""
@@ -27,6 +28,18 @@ class Part(NamedTuple):
     """int64 [N], the row of the batch that each is of."""
     correct: torch.Tensor | None
     """bool [N], whether the model's first choice is right; None where nobody asked."""
+
+
+Parts = dict[str, Part]
+"""By name."""
+
+TokenLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""(logits [N, classes], int64 [N] the right ones) → float32 [N], in nats."""
+
+
+def token_loss(logits: torch.Tensor, ids: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
+    """Cross-entropy of each label in fp32; labels smoothed by a share in [0, 1) (Szegedy et al. 2016)."""
+    return F.cross_entropy(logits.float(), ids, reduction="none", label_smoothing=smoothing)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,20 +89,23 @@ class Family(ABC):
         """A transformers model, initialised from PyTorch's global seed."""
 
     @abstractmethod
-    def parts(self, model: Any, batch: Batch, *, smoothing: float = 0.0, correct: bool = False) -> dict[str, Part]:
-        """The parts of the loss of a batch.
+    def labels(self, batch: Batch) -> dict[str, Labels]:
+        """The labels of each part, of a batch on the processor."""
+
+    @abstractmethod
+    def parts(self, model: Any, rows: MicroBatch, *, loss: TokenLoss = token_loss, correct: bool = False) -> Parts:
+        """The parts of the loss of some rows.
 
         Args:
           model: as built.
-          batch: on the model's device.
-          smoothing: of the labels, in [0, 1) (Szegedy et al. 2016).
+          rows: on the model's device.
+          loss: of tokens.
           correct: whether to say which labels are the model's first choice.
         """
 
-    def counts(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """How many labels each part will have, int64 scalars, known before any model has seen the batch."""
-        labels = batch["labels"][:, 1:] if self.causal else batch["labels"]
-        return {"tokens": (labels != IGNORED_LABEL).sum()}
+    def micro_batch(self, batch: Batch) -> MicroBatch:
+        """A batch on the processor as a model gets it."""
+        return MicroBatch(batch, self.labels(batch), padded=not bool(batch["attention_mask"].all()))
 
     def backbones(self, model: Any) -> list[nn.Module]:
         """What `torch.compile` compiles: static shapes, nothing that depends on how many labels there are."""
@@ -100,12 +116,9 @@ class Family(ABC):
         return {"": model}
 
 
-def cross_entropy(
-    logits: torch.Tensor, labels: torch.Tensor, row: torch.Tensor, *, smoothing: float, correct: bool
-) -> Part:
+def predicted(logits: torch.Tensor, labels: Labels, *, loss: TokenLoss, correct: bool) -> Part:
     """A part of N labels from their logits [N, classes]."""
-    loss = F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing)
-    return Part(loss, row, logits.argmax(-1) == labels if correct else None)
+    return Part(loss(logits, labels.ids), labels.row, logits.argmax(-1) == labels.ids if correct else None)
 
 
 def token_ids(tokenizer: TokenizerRecord, *roles: str) -> dict[str, int | None]:
