@@ -7,7 +7,17 @@ from typing import Any, ClassVar
 from torch import nn
 
 from trainer.models.attention import attention_arguments, register
-from trainer.models.family import Family, Parts, Shape, Size, TokenLoss, predicted, token_ids, token_loss
+from trainer.models.family import (
+    Family,
+    Parts,
+    Shape,
+    Size,
+    TokenLoss,
+    predicted,
+    token_ids,
+    token_loss,
+    vocabulary_logits,
+)
 from trainer.models.micro_batch import Labels, MicroBatch, next_labels_of
 from trainer.stream import Batch
 
@@ -34,8 +44,8 @@ class _Decoder(Family):
             **positions,
             **attention_arguments(batch, flex=batch["input_ids"].device.type == "cuda"),
         ).last_hidden_state
-        logits = model.lm_head(hidden[labels.row, labels.place])
-        return {"tokens": predicted(logits, labels, loss=loss, correct=correct)}
+        logits = vocabulary_logits(model.lm_head, hidden[labels.row, labels.place])
+        return {"tokens": predicted(logits, labels, loss=loss, correct=correct, classes=model.config.vocab_size)}
 
 
 class Gpt(_Decoder):

@@ -8,7 +8,17 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from trainer.models.family import Family, Parts, Shape, Size, TokenLoss, fill_id, predicted, token_loss
+from trainer.models.family import (
+    Family,
+    Parts,
+    Shape,
+    Size,
+    TokenLoss,
+    fill_id,
+    predicted,
+    token_loss,
+    vocabulary_logits,
+)
 from trainer.models.micro_batch import Labels, MicroBatch, labels_of
 from trainer.stream import IGNORED_LABEL, Batch
 
@@ -39,7 +49,7 @@ class _EncoderDecoder(Family):
             use_cache=False,
         ).last_hidden_state
         logits = self.token_head(model, hidden[labels.row, labels.place])
-        return {"tokens": predicted(logits, labels, loss=loss, correct=correct)}
+        return {"tokens": predicted(logits, labels, loss=loss, correct=correct, classes=model.config.vocab_size)}
 
     def backbones(self, model: Any) -> list[nn.Module]:
         """Encoder and decoder."""
@@ -47,7 +57,7 @@ class _EncoderDecoder(Family):
 
     @abstractmethod
     def token_head(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
-        """Hidden states [N, hidden] → logits [N, vocabulary]."""
+        """Hidden states [N, hidden] → logits [N, vocabulary or more]."""
 
 
 class T5(_EncoderDecoder):
@@ -80,7 +90,7 @@ class T5(_EncoderDecoder):
         """Of T5ForConditionalGeneration."""
         if model.config.scale_decoder_outputs:
             hidden = hidden * model.config.d_model**-0.5
-        return model.lm_head(hidden)
+        return vocabulary_logits(model.lm_head, hidden)
 
 
 class Ul2(T5):
@@ -121,5 +131,5 @@ class Bart(_EncoderDecoder):
         return BartForConditionalGeneration(config)
 
     def token_head(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
-        """Of BartForConditionalGeneration."""
-        return model.lm_head(hidden) + model.final_logits_bias
+        """Of BartForConditionalGeneration; its `final_logits_bias` is not trained and stays 0."""
+        return vocabulary_logits(model.lm_head, hidden)
