@@ -33,7 +33,6 @@ def measure_common(rows: Rows, column_length: Int64, split: str, stage: int, len
     figures["tokens"] = n
     figures["corpus_tokens"] = rows.corpus_tokens
     figures["pieces"] = rows.doc_lengths.lengths
-    figures["special_tokens"] = rows.count_at(rows.special_row)
     figures["length_mismatch"] = (column_length != n).astype(np.int64)
     figures["length_outside_bucket"] = ((n > length) | (n <= context.previous_length(stage, length))).astype(np.int64)
     figures["id_out_of_range"] = rows.count_at(rows.row_of(rows.inputs.outside))
@@ -60,11 +59,6 @@ def measure_common(rows: Rows, column_length: Int64, split: str, stage: int, len
     offset_row = np.repeat(np.arange(len(rows)), rows.doc_offsets.lengths)
     figures["cut_pieces"] = rows.count_at(offset_row[rows.doc_offsets.flat.astype(np.int64) > 0])
     rows.add_histogram("copy", np.arange(len(rows)), np.clip(rows.copy, 0, COPY_BINS - 1), COPY_BINS)
-    roles = sorted(context.special_ids)
-    role_of = np.full(context.vocab_size, len(roles))
-    for index, role in enumerate(roles):
-        role_of[context.special_ids[role]] = index
-    rows.add_histogram("special", rows.special_row, role_of[special_ids], len(roles) + 1)
 
     rows.maxima["longest_row"] = n
     rows.maxima["copy"] = rows.copy

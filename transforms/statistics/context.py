@@ -98,6 +98,25 @@ class AuditContext:
         return int(self.vocab_size - self.is_special.sum())
 
     @functools.cached_property
+    def _special_ranges(self) -> tuple[tuple[np.uint32, np.uint32], ...]:
+        """(first, width less one) of two ranges that hold all special ids, parted at the widest gap between them."""
+        ids = np.flatnonzero(self.is_special)
+        gap = int(np.argmax(np.diff(ids))) + 1 if len(ids) > 1 else len(ids)
+        return tuple((np.uint32(r[0]), np.uint32(r[-1] - r[0])) for r in (ids[:gap], ids[gap:]) if len(r))
+
+    def special_places(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+        """Where special ids stand among ids of the vocabulary, ascending.
+
+        Two comparisons find those that may be, and a look into the table which of them are: vocabularies have their
+        special ids together, or some at each end.
+        """
+        may_be = np.zeros(len(ids), dtype=bool)
+        for first, width in self._special_ranges:
+            may_be |= ids.view(np.uint32) - first <= width
+        found = np.flatnonzero(may_be)
+        return found[self.is_special[ids[found]]]
+
+    @functools.cached_property
     def any_text_id(self) -> int:
         """An id that stands for text, shown in place of an id outside the vocabulary while it is measured."""
         return int(np.argmin(self.is_special))

@@ -54,7 +54,7 @@ class MarkedIds:
     def special_at(self) -> Int64:
         """[specials], places of special ids, ascending."""
         found = [
-            begin + np.flatnonzero(self.context.is_special[self.ids[begin : begin + _TILE_IDS].astype(np.int64)])
+            begin + self.context.special_places(self.ids[begin : begin + _TILE_IDS])
             for begin in range(0, len(self.ids), _TILE_IDS)
         ]
         return np.concatenate(found) if found else np.zeros(0, np.int64)

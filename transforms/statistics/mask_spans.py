@@ -37,23 +37,24 @@ def measure_mask_spans(rows: Rows, places: MaskedPlaces, names: npt.NDArray[np.u
     masks is wrong are for another law.
 
     Args:
-      rows: where the figure is added, with `restored` and `mask_count_errors`.
+      rows: where the figure is added, with `mask_count_errors`.
       places: that are masked.
       names: of the rows' draws, uint64 [rows].
       known: rows whose name is sure, bool [rows].
     """
     p = rows.context.parameters
     assert isinstance(p, MaskingParameters)
-    if p.selection not in RUNS or rows.restored is None or len(places.at) == 0:
+    if p.selection not in RUNS or len(places.at) == 0:
         return
     of_words = p.whole_word or p.selection == "span"
     if of_words and rows.context.starts_word is None:
         return
     which = np.flatnonzero(known & (rows.per_row["mask_count_errors"] == 0) & (names % _ONE_ROW_IN == 0))
-    text = Ragged(rows.restored, rows.offsets).take(which)
-    place = Ragged(places.at - rows.offsets[places.row], places.offsets).take(which)
+    text = Ragged(rows.safe_ids, rows.offsets).take(which)
+    place, label = (Ragged(x, places.offsets).take(which) for x in (places.place, places.label))
     row = np.repeat(np.arange(len(which)), place.lengths)
     at, ends = text.offsets[row] + place.flat.astype(np.int64), text.offsets[1:]
+    text.flat[at] = label.flat
     begins_unit, blocked = _units(rows.context, text, of_words)
     unit_at = np.append(np.flatnonzero(begins_unit), len(begins_unit))
     number = np.cumsum(begins_unit, dtype=np.int64) - 1  # of the unit that a place is in

@@ -13,11 +13,13 @@ from transforms.statistics.rows import Int64, Rows
 
 
 class MaskedPlaces(NamedTuple):
-    """Masked places inside their rows, row by row, as stored; [places] each but the last."""
+    """Masked places inside their rows, row by row; [places] each but the last."""
 
     row: Int64
+    place: Int64
+    """In its row, ascending."""
     at: Int64
-    """Index into the flat ids."""
+    """Index into the flat ids, ascending."""
     label: Int64
     """What stood there; an id of text where it is outside the vocabulary."""
     offsets: Int64
@@ -48,7 +50,21 @@ def masked_places(rows: Rows, table: pa.Table) -> tuple[MaskedPlaces, Int64]:
     if not inside.all():
         row, place, label = row[inside], place[inside], label[inside]
         offsets = offsets_of(rows.count_at(row))
-    return MaskedPlaces(row, rows.offsets[row] + place, label, offsets), predicted
+    at = rows.offsets[row] + place
+    if rows.per_row["mask_position_errors"].any():
+        order = np.argsort(at, kind="stable")
+        place, at, label = place[order], at[order], label[order]
+    return MaskedPlaces(row, place, at, label, offsets), predicted
+
+
+def restored_at(rows: Rows, places: MaskedPlaces, at: Int64) -> npt.NDArray[np.int32]:
+    """Ids at these indices into the flat ids as they were before they were masked."""
+    ids = rows.safe_ids[at]
+    if len(places.at):
+        nearest = np.searchsorted(places.at, at, side="right") - 1  # of a place that is named twice the last
+        masked = np.flatnonzero(places.at[nearest] == at)
+        ids[masked] = places.label[nearest[masked]]
+    return ids
 
 
 def _known_labels(labels: npt.NDArray[np.generic], rows: Rows) -> tuple[Int64, npt.NDArray[np.bool_]]:

@@ -14,7 +14,7 @@ from transforms.objectives.base import Law
 from transforms.objectives.masking import MaskingParameters, prediction_law
 from transforms.ragged import offsets_of, ranges
 from transforms.statistics.hashes import place_hashes
-from transforms.statistics.masked_places import MaskedPlaces, masked_places
+from transforms.statistics.masked_places import MaskedPlaces, masked_places, restored_at
 from transforms.statistics.powers import changes, polynomials, row_sums
 from transforms.statistics.rows import Int64, Rows
 
@@ -65,8 +65,6 @@ def measure_masks(rows: Rows, table: pa.Table) -> MaskedPlaces:
 
     places, predicted = masked_places(rows, table)
     figures["masked"] = np.diff(places.offsets)
-    rows.restored = rows.safe_ids.copy()
-    rows.restored[places.at] = places.label
     rows.restored_polynomials = _restored_polynomials(rows, places)
     _count_replacements(rows, places)
     is_special = context.is_special[places.label]
@@ -77,7 +75,7 @@ def measure_masks(rows: Rows, table: pa.Table) -> MaskedPlaces:
     masked[places.at] = True
     bare = np.flatnonzero(~masked[rows.special_at])
     special_at, special_row = rows.special_at[bare], rows.special_row[bare]
-    _count_frame(rows, rows.restored, special_at, special_row)
+    _count_frame(rows, places, special_at, special_row)
     if is_special.any():
         special_at = np.concatenate([special_at, places.at[is_special]])
         special_row = np.concatenate([special_row, places.row[is_special]])
@@ -89,12 +87,11 @@ def measure_masks(rows: Rows, table: pa.Table) -> MaskedPlaces:
     if parameters.selection == "bernoulli":
         breaks = predicted > candidates
     figures["mask_count_errors"] = breaks.astype(np.int64)
-    place = places.at - rows.offsets[places.row]
     clustered = parameters.whole_word or parameters.selection in ("ngram", "span")
     least = CLUSTERED_DRAW_PLACES if clustered else DRAW_PLACES
-    hashes = place_hashes(int(rows.lengths.max(initial=0)))[place]
+    hashes = place_hashes(int(rows.lengths.max(initial=0)))[places.place]
     rows.drawn = row_sums(hashes, places.offsets), (predicted >= least) & (candidates >= 3 * predicted)
-    _count_positions(rows, places, place, special_at, special_row, candidates)
+    _count_positions(rows, places, special_at, special_row, candidates)
     adjacent = (places.row[1:] == places.row[:-1]) & (places.at[1:] - places.at[:-1] == 1)
     figures["mask_run_squares"] = _run_squares(rows, places.row, adjacent)
     if is_special.any():
@@ -106,12 +103,13 @@ def measure_masks(rows: Rows, table: pa.Table) -> MaskedPlaces:
 
 def _restored_polynomials(rows: Rows, places: MaskedPlaces) -> npt.NDArray[np.uint64]:
     """uint64 [2, rows], of the rows before they were masked: they differ at the masked places only."""
-    assert rows.restored is not None
     table = rows.context.token_hashes
     if rows.per_row["mask_position_errors"].any():  # a place may be named twice
-        return polynomials(rows.restored, rows.offsets, table)
+        restored = rows.safe_ids.copy()
+        restored[places.at] = places.label
+        return polynomials(restored, rows.offsets, table)
     shown = rows.safe_ids[places.at]
-    return rows.polynomials + changes(shown, places.label, places.at, places.offsets, rows.offsets, table)
+    return rows.polynomials + changes(shown, places.label, places.place, places.offsets, table)
 
 
 def _count_replacements(rows: Rows, places: MaskedPlaces) -> None:
@@ -126,22 +124,23 @@ def _count_replacements(rows: Rows, places: MaskedPlaces) -> None:
     figures["random_is_special"] = rows.count_where(wrong, places.row)
 
 
-def _count_frame(rows: Rows, restored: npt.NDArray[np.int32], special_at: Int64, special_row: Int64) -> None:
+def _count_frame(rows: Rows, places: MaskedPlaces, special_at: Int64, special_row: Int64) -> None:
     """Restored rows start with CLS, have SEP after every piece, and no other CLS, SEP or unlabelled mask.
 
     Where the pieces contradict the row's length, which is counted apart, only its two ends are judged.
 
     Args:
       rows: where the figure is added.
-      restored: ids before they were masked, [tokens].
+      places: that are masked.
       special_at, special_row: special ids that are not masked, int64 [specials].
     """
     roles = rows.context.special_ids
     filled = rows.lengths >= 2
     errors = (~filled).astype(np.int64)
-    errors[filled] = restored[rows.offsets[:-1][filled]] != roles["cls"]
+    first = rows.offsets[:-1]
+    errors[filled] = restored_at(rows, places, first[filled]) != roles["cls"]
     fits = filled & (rows.per_row["provenance_mismatch"] == 0)
-    errors[filled & ~fits] += restored[rows.offsets[1:][filled & ~fits] - 1] != roles["sep"]
+    errors[filled & ~fits] += restored_at(rows, places, rows.offsets[1:][filled & ~fits] - 1) != roles["sep"]
     pieces = rows.doc_lengths.lengths
     piece_row = np.repeat(np.arange(len(rows)), pieces)
     running = offsets_of(rows.piece_tokens)
@@ -149,10 +148,10 @@ def _count_frame(rows: Rows, restored: npt.NDArray[np.int32], special_at: Int64,
     separator = running[1:] - before_row + ranges(pieces) + 1  # place in the row
     judged = np.flatnonzero(fits[piece_row])
     separator_at = rows.offsets[piece_row[judged]] + separator[judged]
-    errors += rows.count_where(restored[separator_at] != roles["sep"], piece_row[judged])
-    expected = np.zeros(len(restored), dtype=bool)
+    errors += rows.count_where(restored_at(rows, places, separator_at) != roles["sep"], piece_row[judged])
+    expected = np.zeros(len(rows.safe_ids), dtype=bool)
     expected[separator_at] = True
-    expected[rows.offsets[:-1][filled]] = True
+    expected[first[filled]] = True
     stray = np.flatnonzero(fits[special_row] & ~expected[special_at])
     if len(stray):
         frame_ids = np.array([roles["cls"], roles["sep"], roles["mask"]])
@@ -208,7 +207,7 @@ def _count_neighbours(rows: Rows, follows: Int64, special_at: Int64, special_row
 
 
 def _count_positions(
-    rows: Rows, places: MaskedPlaces, place: Int64, special_at: Int64, special_row: Int64, candidates: Int64
+    rows: Rows, places: MaskedPlaces, special_at: Int64, special_row: Int64, candidates: Int64
 ) -> None:
     """Histogram of masked positions, and the one expected if every candidate of a row were equally likely.
 
@@ -229,7 +228,7 @@ def _count_positions(
     specials = np.zeros(whole.size, np.int64)
     np.add.at(specials, rows.code[special_row] * POSITION_BINS + bins, weight[special_row])
     rows.histograms["mask_position_expected"] = (whole - specials.reshape(whole.shape)).tolist()
-    row = places.row
+    row, place = places.row, places.place
     if not judged.all():
         row, place = row[judged[row]], place[judged[row]]
     # Floats are exact here: the quotient of integers below 2**53 is rounded to a whole number only if it is one.

@@ -15,6 +15,8 @@ U64 = npt.NDArray[np.uint64]
 BASES = (0x9E3779B97F4A7C15, 0xD1B54A32D192ED03)
 """Bases of the row hash's two polynomials; odd, hence invertible modulo 2**64."""
 
+_INVERSES = tuple(pow(base, -1, 2**64) for base in BASES)
+
 _TILE_ITEMS = 2**15
 """Ids hashed at a time: 256 KB of values."""
 
@@ -58,23 +60,21 @@ def polynomials(ids: npt.NDArray[np.integer], offsets: Int64, table: U64) -> U64
 def changes(
     old: npt.NDArray[np.integer],
     new: npt.NDArray[np.integer],
-    at: Int64,
+    place: Int64,
     starts: Int64,
-    offsets: Int64,
     table: U64,
 ) -> U64:
     """uint64 [2, rows], what to add to `polynomials` if some ids were others.
 
     Args:
       old, new: ids, [changes].
-      at: index of each into the flat ids, none twice, int64 [changes].
+      place: of each in its row, none twice, int64 [changes].
       starts: where each row starts among the changes, int64 [rows + 1].
-      offsets: where each row starts among the ids, int64 [rows + 1].
       table: value of each id.
     """
     values = table[new] - table[old]
-    sums = [row_sums(values * powers(base, int(offsets[-1]))[at], starts) for base in BASES]
-    return np.stack(sums) * places(offsets)
+    longest = int(place.max(initial=-1)) + 1
+    return np.stack([row_sums(values * powers(base, longest)[place], starts) for base in BASES])
 
 
 def row_tiles(offsets: Int64, items: int) -> Iterator[tuple[slice, slice]]:
@@ -92,7 +92,7 @@ def row_tiles(offsets: Int64, items: int) -> Iterator[tuple[slice, slice]]:
 
 def places(offsets: Int64) -> U64:
     """uint64 [2, rows], what a row's sums are multiplied with to forget where the row begins."""
-    return np.stack([powers(pow(base, -1, 2**64), int(offsets[-1]) + 1)[offsets[:-1]] for base in BASES])
+    return np.stack([powers(inverse, int(offsets[-1]) + 1)[offsets[:-1]] for inverse in _INVERSES])
 
 
 _POWERS: dict[int, U64] = {}

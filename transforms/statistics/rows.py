@@ -55,10 +55,8 @@ class Rows:
     """[rows] each, to be maximised by source."""
     histograms: dict[str, list[list[int]]] = field(default_factory=dict)
     """By source and bin."""
-    restored: npt.NDArray[np.int32] | None = None
-    """[tokens], `safe_ids` as they were before they were masked, where the objective tells."""
     restored_polynomials: U64 | None = None
-    """uint64 [2, rows], `polynomials` of `restored`."""
+    """uint64 [2, rows], `polynomials` of the ids before they were masked, where the objective tells."""
     drawn: tuple[U64, npt.NDArray[np.bool_]] | None = None
     """A hash of what was drawn anew for each row, and of which rows two passes would hardly draw the same; [rows]."""
 
