@@ -21,7 +21,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _M1 = np.uint64(0xBF58476D1CE4E5B9)
 _M2 = np.uint64(0x94D049BB133111EB)
 
-_BLOCK = 1 << 13
+_BLOCK = 1 << 15
 """Draws whose intermediate results stay in a processor's cache, and in memory that is used again."""
 
 
@@ -79,17 +79,16 @@ def draw(seed: int, purpose: str, *parts: npt.ArrayLike) -> U64:
     return h
 
 
-def draw_each(seed: int, purpose: str, *parts: int, count: int) -> U64:
-    """`draw(seed, purpose, *parts, np.arange(count))`, without arrays of that length in between.
+def draw_each(seed: int, purpose: str, *parts: int, out: U64) -> U64:
+    """`draw(seed, purpose, *parts, np.arange(len(out)))` into an array, without others of that length in between.
 
-    >>> bool((draw_each(1, "mask", 5, count=3) == draw(1, "mask", 5, np.arange(3))).all())
+    >>> bool((draw_each(1, "mask", 5, out=np.empty(3, np.uint64)) == draw(1, "mask", 5, np.arange(3))).all())
     True
     """
-    bits = np.empty(count, dtype=np.uint64)
-    for begin in range(0, count, _BLOCK):
-        end = min(begin + _BLOCK, count)
-        bits[begin:end] = draw(seed, purpose, *parts, np.arange(begin, end))
-    return bits
+    for begin in range(0, len(out), _BLOCK):
+        end = min(begin + _BLOCK, len(out))
+        out[begin:end] = draw(seed, purpose, *parts, np.arange(begin, end))
+    return out
 
 
 def below(bits: U64, bound: npt.ArrayLike) -> npt.NDArray[np.int64]:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given, settings
-from small_datasets import SPECIAL_IDS, SPECS, write_dataset
+from small_datasets import SPECIAL_IDS, SPECS, ShardSpec, write_dataset
 
 from schemas.errors import RequestError
 from trainer.stream import IGNORED_LABEL, KINDS, Batch, Stream
@@ -61,6 +61,24 @@ def test_labels_are_the_rows_own(objective: str, tmp_path: Path) -> None:
                 drawn = batch["sample_draws"][i] > 0
                 assert torch.nonzero(drawn).flatten().tolist() == row["mask_positions"]
     assert seen == sum(s.rows for s in SPECS if s.split == "train")
+
+
+def test_writing_to_labels_or_to_inputs_changes_neither_the_other_nor_the_next_batch(tmp_path: Path) -> None:
+    """Labels of full rows share the memory of the inputs, and a run of batches is one block, until somebody writes."""
+    write_dataset(tmp_path, specs=(ShardSpec(stage=0, length=8, rows=64, row_group_rows=8),), full_rows=True)
+    stream = Stream(tmp_path, tokens_per_batch=64, epochs=1)
+    plain = [batch["input_ids"].clone() for batch in stream]
+    stream.load_state_dict(stream.state_at(0))
+    for step, batch in enumerate(stream):
+        assert torch.equal(batch["input_ids"], plain[step])
+        assert torch.equal(batch["labels"], plain[step])
+        written, other = ("labels", "input_ids")[:: 1 if step % 2 else -1]
+        batch[written].zero_()  # type: ignore[literal-required]
+        assert not batch[written].any()  # type: ignore[literal-required]
+        assert torch.equal(batch[other], plain[step])  # type: ignore[literal-required]
+        batch["labels"].numpy()[:] = 5
+        assert (batch["labels"] == 5).all()
+        assert not (batch["input_ids"] == 5).all()
 
 
 def test_draws_for_replacements_are_the_same_for_any_number_of_ranks_and_new_each_epoch(tmp_path: Path) -> None:

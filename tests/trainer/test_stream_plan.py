@@ -50,7 +50,7 @@ def examples_at(plan: StreamPlan, batch: GlobalBatch, positions: np.ndarray) -> 
     bucket, lanes = plan.buckets[batch.bucket], plan.lanes(batch.bucket, batch.epoch)
     windows, places = lanes.locate(positions)
     found = [lanes.row_of(w, p) for w, p in zip(windows.tolist(), places.tolist(), strict=True)]
-    return [(int(bucket.shard[group]), int(bucket.row_group[group]), row) for group, row in found]
+    return [(*bucket.place(group), row) for group, row in found]
 
 
 def delivered(plan: StreamPlan, step: int) -> list[tuple[int, int, int]]:
@@ -242,8 +242,8 @@ def test_the_examples_digest_is_that_of_the_examples_delivered_so_far(
     )
     keys = {}
     for bucket in plan.buckets:
-        for shard, group, key in zip(bucket.shard, bucket.row_group, bucket.keys, strict=True):
-            keys[int(shard), int(group)] = int(key)
+        for group, key in enumerate(bucket.keys.tolist()):
+            keys[bucket.place(group)] = key
     step = data.draw(st.integers(0, 2 * plan.steps_per_epoch))
     rows = [row for s in range(step) for row in delivered(plan, s)]
     total = sum(keys[shard, group] * (row + 0xD1342543DE82EF95) for shard, group, row in rows)

@@ -89,18 +89,23 @@ Fill = Callable[[BatchRows], dict[str, npt.NDArray[Any]]]
 
 
 def causal(some: BatchRows) -> dict[str, npt.NDArray[Any]]:
-    """Labels are the inputs, ignored beyond a row's end."""
+    """Labels are the inputs, ignored beyond a row's end; none of their own where no row has one."""
+    return {} if some.ids[1] is None else {"labels": inputs_as_labels(some)}
+
+
+def inputs_as_labels(some: BatchRows) -> I64:
+    """int64 [N, length], the inputs, ignored beyond a row's end."""
     ids, present = some.ids
     labels = ids.astype(np.int64)
     if present is not None:
         labels[~present] = IGNORED_LABEL
-    return {"labels": labels}
+    return labels
 
 
 def prefix_lm(some: BatchRows) -> dict[str, npt.NDArray[Any]]:
     """Labels behind the prefix only."""
     prefix = some.store.scalars("prefix_length", some.rows).astype(np.int64)
-    labels = causal(some)["labels"]
+    labels = inputs_as_labels(some)
     labels[np.arange(some.length) < prefix[:, None]] = IGNORED_LABEL
     return {"labels": labels, "prefix_lengths": prefix}
 
@@ -239,7 +244,9 @@ def assemble(kind: BatchKind, some: BatchRows, *, pad_id: int, documents: bool, 
       sources: with `source_ids`.
     """
     ids, present = some.ids
-    arrays = {"input_ids": ids.astype(np.int64), **kind.fill(some)}
+    input_ids = torch.empty(ids.shape, dtype=torch.int64)
+    arrays = {"input_ids": input_ids.numpy(), **kind.fill(some)}
+    arrays["input_ids"][:] = ids
     weight = np.ones(len(some.rows), dtype=np.float32)
     if present is None:
         present = np.ones(ids.shape, dtype=np.bool_)
@@ -262,11 +269,18 @@ def assemble(kind: BatchKind, some: BatchRows, *, pad_id: int, documents: bool, 
             extra_ids=[some.special_ids[r] for r in kind.extra_roles if r in some.special_ids],
             opening_ids=[i for r, i in some.special_ids.items() if r == "fim_prefix"],
         )
+        if "labels" not in arrays:
+            arrays["labels"] = inputs_as_labels(some)
         arrays["labels"][:, 1:][apart[:, 1:] != apart[:, :-1]] = IGNORED_LABEL
         arrays |= {"document_ids": apart, "position_ids": position_ids(apart)}
     if sources:
         arrays["source_ids"] = some.store.scalars("source", some.rows).astype(np.int64)
-    return Batch(**{name: torch.from_numpy(array) for name, array in arrays.items()})  # type: ignore[typeddict-item]
+    del arrays["input_ids"]
+    tensors = {"input_ids": input_ids, **{name: torch.from_numpy(array) for name, array in arrays.items()}}
+    if "labels" not in tensors:
+        # Labels that are the inputs share their memory until somebody writes to either.
+        tensors["labels"] = torch._lazy_clone(input_ids)
+    return Batch(**tensors)  # type: ignore[typeddict-item]
 
 
 def split(rows: Batch, count: int) -> list[Batch]:

@@ -6,27 +6,29 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.errors import DataError, RequestError
 from schemas.keys import U64, draw_each
-from trainer.stream.lanes import I32, I64, group_values
+from trainer.stream.lanes import I64, group_values
+from trainer.stream.tables import allocate
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Bucket:
-    """The rows of one length in one stage. Arrays have one entry a row group, in index order."""
+    """The rows of one length in one stage. Row groups are numbered in index order."""
 
     stage: int
     length: int
     """Tokens that every row of the bucket's batches is padded to."""
-    shard: I32
-    """Shard of each row group, its row in the index of the split's shards."""
-    row_group: I32
-    """Ordinal within the shard."""
-    group_rows: I64
-    """Rows of the row group."""
+    shards: I64
+    """int64 [shards]: rows of the index of the split's shards."""
+    group_ends: I64
+    """int64 [shards]: one past the last row group of each."""
+    group_rows: npt.NDArray[np.unsignedinteger]
+    """[row groups]: rows of each."""
     tokens: int
     """Sum of `input_ids` over all rows."""
     batch_rows: int
@@ -35,17 +37,22 @@ class Bucket:
     @functools.cached_property
     def rows(self) -> int:
         """Rows of the bucket, one epoch."""
-        return int(self.group_rows.sum())
+        return int(self.group_rows.sum(dtype=np.int64))
 
     @property
     def batches(self) -> int:
         """Global batches of one epoch; the last one may be partial."""
         return -(-self.rows // self.batch_rows)
 
+    def place(self, group: int) -> tuple[int, int]:
+        """The shard of a row group, as its row in the index of the split's shards, and its ordinal within it."""
+        which = int(np.searchsorted(self.group_ends, group, side="right"))
+        return int(self.shards[which]), group - int(self.group_ends[which - 1] if which else 0)
+
     @functools.cached_property
     def keys(self) -> U64:
         """A random number for each row group, uint64 [row groups]; see `Lanes.digest`."""
-        return draw_each(0, "example", self.stage, self.length, count=len(self.group_rows))
+        return draw_each(0, "example", self.stage, self.length, out=allocate(len(self.group_rows), np.uint64))
 
     @functools.cached_property
     def values(self) -> U64:
@@ -89,13 +96,13 @@ def buckets_of(shards: pa.Table, tokens_per_batch: int) -> tuple[Bucket, ...]:
     found = []
     for one in np.unique(name).tolist():
         members = np.flatnonzero(name == one)
-        shard, row_group, group_rows = _row_groups(members, rows[members], row_group_rows[members])
+        ends, group_rows = _row_groups(rows[members], row_group_rows[members])
         found.append(
             Bucket(
                 stage=one >> 32,
                 length=one & 0xFFFFFFFF,
-                shard=shard,
-                row_group=row_group,
+                shards=members,
+                group_ends=ends,
                 group_rows=group_rows,
                 tokens=int(tokens[members].sum()),
                 batch_rows=tokens_per_batch // (one & 0xFFFFFFFF),
@@ -104,12 +111,11 @@ def buckets_of(shards: pa.Table, tokens_per_batch: int) -> tuple[Bucket, ...]:
     return tuple(found)
 
 
-def _row_groups(shard: I64, rows: I64, row_group_rows: I64) -> tuple[I32, I32, I64]:
-    """(shard, ordinal within it, rows) of every row group of some shards."""
+def _row_groups(rows: I64, row_group_rows: I64) -> tuple[I64, npt.NDArray[np.unsignedinteger]]:
+    """(one past the last row group of each shard, rows of every row group) of some shards."""
     groups = -(-rows // row_group_rows)
     ends = np.cumsum(groups)
-    ordinal = np.arange(ends[-1], dtype=np.int32)
-    ordinal -= np.repeat((ends - groups).astype(np.int32), groups)
-    size = np.repeat(row_group_rows, groups)
+    # The smallest numbers that hold them: they are looked up in random order.
+    size = np.repeat(np.minimum(rows, row_group_rows).astype(np.min_scalar_type(int(row_group_rows.max()))), groups)
     size[ends - 1] = rows - (groups - 1) * row_group_rows
-    return np.repeat(shard.astype(np.int32), groups), ordinal, size
+    return ends, size

@@ -87,11 +87,12 @@ def explain(plan: StreamPlan, manifest: Manifest, dataset: Location, step: int, 
     lanes = plan.lanes(batch.bucket, batch.epoch)
     (window,), (place,) = (a.tolist() for a in lanes.locate(np.array([position])))
     group, row_of_group = lanes.row_of(window, place)
-    path = plan.path(int(bucket.shard[group]))
+    shard, row_group = bucket.place(group)
+    path = plan.path(shard)
     columns = ["source", "length", "copy", "doc_keys", "doc_offsets", "doc_lengths"]
     try:
         with (dataset / path).open_input() as source:
-            table = pq.ParquetFile(source).read_row_group(int(bucket.row_group[group]), columns=columns)
+            table = pq.ParquetFile(source).read_row_group(row_group, columns=columns)
             found = table.slice(row_of_group, 1).to_pylist()[0]
     except (OSError, pa.ArrowException, IndexError) as error:
         raise DataError("A shard cannot be read", where=str(dataset / path), got=str(error)) from error
@@ -104,7 +105,7 @@ def explain(plan: StreamPlan, manifest: Manifest, dataset: Location, step: int, 
         "bucket_length": bucket.length,
         "position": position,
         "shard": path,
-        "row_group": int(bucket.row_group[group]),
+        "row_group": row_group,
         "row_of_row_group": row_of_group,
         "source": found["source"],
         "length": found["length"],

@@ -14,12 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from schemas.keys import U64, draw, draw_each
+from trainer.stream.tables import allocate
 
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 
 MOST_LANES = 64
 """Lanes of a bucket at most; a power of two, so that it is divided by every usual number of ranks."""
+
+_TILE = 1 << 15
+"""Entries of a table that are worked on at a time: what comes in between stays in the processor's cache."""
 
 _FEW_LANES, _LANE_ROW_GROUPS = 8, 4
 
@@ -49,23 +53,23 @@ class Lanes:
     count: int
     """Lanes, C."""
     window_row_groups: int
-    group_rows: I64
-    """int64 [row groups]: rows of each, in index order."""
+    group_rows: npt.NDArray[np.unsignedinteger]
+    """[row groups]: rows of each, in index order."""
 
     @functools.cached_property
     def groups(self) -> I64:
         """int64 [row groups]: the keyed permutation of the row groups, lane by lane."""
         count = len(self.group_rows)
-        bits = draw_each(self.seed, "stream row groups", *self.name, count=count)
+        bits = draw_each(self.seed, "stream row groups", *self.name, out=allocate(count, np.uint64))
         # The lowest bits of each draw give way to its row group, so that sorting numbers is enough; sorting indices
         # by their draws takes ten times as long.
         low = np.uint64((1 << count.bit_length()) - 1)
         bits &= ~low
-        bits |= np.arange(count, dtype=np.uint64)
+        for begin in range(0, count, _TILE):
+            bits[begin : begin + _TILE] |= np.arange(begin, min(begin + _TILE, count), dtype=np.uint64)
         bits.sort()
         bits &= low
-        dealt = bits.view(np.int64)
-        return np.concatenate([dealt[lane :: self.count] for lane in range(self.count)])
+        return bits.view(np.int64)
 
     @functools.cached_property
     def _lane_groups(self) -> I64:
@@ -81,8 +85,12 @@ class Lanes:
     @functools.cached_property
     def _row_sums(self) -> I64:
         """int64 [row groups + 1]: rows before each entry of `groups`."""
-        sums = np.zeros(len(self.groups) + 1, dtype=np.int64)
-        np.cumsum(self.group_rows[self.groups], out=sums[1:])
+        sums = allocate(len(self.groups) + 1, np.int64)
+        sums[0] = 0
+        for begin in range(0, len(self.groups), _TILE):
+            some = self.groups[begin : begin + _TILE]
+            np.cumsum(self.group_rows[some], out=sums[begin + 1 : begin + 1 + len(some)])
+            sums[begin + 1 : begin + 1 + len(some)] += sums[begin]
         return sums
 
     @functools.cached_property
@@ -165,7 +173,7 @@ class Lanes:
     def row_of(self, window: int, place: int) -> tuple[int, int]:
         """(row group of the bucket, row within it) at a place of a window."""
         groups = self.window_groups(window)
-        ends = np.cumsum(self.group_rows[groups])
+        ends = np.cumsum(self.group_rows[groups].astype(np.int64))
         row = int(self.row_order(window)[place])
         group = int(np.searchsorted(ends, row, side="right"))
         return int(groups[group]), row - int(ends[group] - self.group_rows[groups[group]])
@@ -192,10 +200,11 @@ class Lanes:
             window = int(self._lane_windows[lane]) + (entry - begin) // self.window_row_groups
             # The row after the last one taken may be the first of the next lane: then all windows are whole.
             whole = self._entries(window).start if window < self._lane_windows[lane + 1] else entry
-            total += _sum(values[self.groups[begin:whole]])
+            for first in range(begin, whole, _TILE):
+                total += _sum(values[self.groups[first : min(first + _TILE, whole)]])
             if rest := row - int(self._row_sums[whole]):
                 groups = self.window_groups(window)
-                group = np.repeat(groups, self.group_rows[groups])
+                group = np.repeat(groups, self.group_rows[groups].astype(np.int64))
                 row_of_group = np.concatenate([np.arange(n) for n in self.group_rows[groups]]).astype(np.uint64)
                 some = self.row_order(window)[:rest]
                 total += _sum(example_values(keys[group[some]], row_of_group[some]))
@@ -215,15 +224,13 @@ class Lanes:
         return taken
 
 
-def group_values(rows: I64, keys: U64) -> U64:
+def group_values(rows: npt.NDArray[np.unsignedinteger], keys: U64) -> U64:
     """The digest's sums over whole row groups, uint64: key · (n(n − 1)/2 + n · constant) modulo 2**64."""
-    n = rows.astype(np.uint64)
-    values = n - np.uint64(1)
-    values *= n
-    values >>= np.uint64(1)
-    n *= _ODD
-    values += n
-    values *= keys
+    values = allocate(len(rows), np.uint64)
+    for begin in range(0, len(rows), _TILE):
+        some = slice(begin, begin + _TILE)
+        n = rows[some].astype(np.uint64)
+        values[some] = keys[some] * ((n * (n - np.uint64(1)) >> np.uint64(1)) + n * _ODD)
     return values
 
 

@@ -151,8 +151,8 @@ class RowGroupReader:
         return Fault(where=self._where(bucket, group), rows=rows, reason=error.paragraph())
 
     def _where(self, bucket: int, group: int) -> str:
-        b = self._plan.buckets[bucket]
-        return f"{self._dataset / self._plan.path(int(b.shard[group]))}, row group {int(b.row_group[group])}"
+        shard, row_group = self._plan.buckets[bucket].place(group)
+        return f"{self._dataset / self._plan.path(shard)}, row group {row_group}"
 
     def _persist(self, bucket: int, group: int) -> Piece:
         """Read a row group, again after a while if the store fails."""
@@ -168,7 +168,7 @@ class RowGroupReader:
     def _read(self, bucket: int, group: int) -> Piece:
         """The columns of one row group, checked."""
         b = self._plan.buckets[bucket]
-        shard, row_group = int(b.shard[group]), int(b.row_group[group])
+        shard, row_group = b.place(group)
         place, where = self._dataset / self._plan.path(shard), self._where(bucket, group)
         limits = self._limits(bucket)
         try:
