@@ -64,7 +64,7 @@ def test_labels_are_the_rows_own(objective: str, tmp_path: Path) -> None:
 
 
 def test_writing_to_labels_or_to_inputs_changes_neither_the_other_nor_the_next_batch(tmp_path: Path) -> None:
-    """Labels of full rows share the memory of the inputs, and a run of batches is one block, until somebody writes."""
+    """Until somebody writes, full rows share memory with their labels and all masks, and a run is one block."""
     write_dataset(tmp_path, specs=(ShardSpec(stage=0, length=8, rows=64, row_group_rows=8),), full_rows=True)
     stream = Stream(tmp_path, tokens_per_batch=64, epochs=1)
     plain = [batch["input_ids"].clone() for batch in stream]
@@ -76,6 +76,8 @@ def test_writing_to_labels_or_to_inputs_changes_neither_the_other_nor_the_next_b
         batch[written].zero_()  # type: ignore[literal-required]
         assert not batch[written].any()  # type: ignore[literal-required]
         assert torch.equal(batch[other], plain[step])  # type: ignore[literal-required]
+        assert batch["attention_mask"].all()
+        batch["attention_mask"].zero_()
         batch["labels"].numpy()[:] = 5
         assert (batch["labels"] == 5).all()
         assert not (batch["input_ids"] == 5).all()

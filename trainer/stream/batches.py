@@ -248,9 +248,8 @@ def assemble(kind: BatchKind, some: BatchRows, *, pad_id: int, documents: bool, 
     arrays = {"input_ids": input_ids.numpy(), **kind.fill(some)}
     arrays["input_ids"][:] = ids
     weight = np.ones(len(some.rows), dtype=np.float32)
-    if present is None:
-        present = np.ones(ids.shape, dtype=np.bool_)
-    else:
+    arrays["row_weight"] = weight
+    if present is not None:
         if pad_id:  # absent tokens are 0 already
             arrays["input_ids"][~present] = pad_id
         if (empty := ~present[:, 0]).any():
@@ -259,7 +258,7 @@ def assemble(kind: BatchKind, some: BatchRows, *, pad_id: int, documents: bool, 
             # of zero is still NaN in the gradient. So a padding row attends to its first position.
             present = present.copy()
             present[empty, 0] = True
-    arrays |= {"attention_mask": present, "row_weight": weight}
+        arrays["attention_mask"] = present
     if documents:
         owner, (tokens,) = some.store.flat(("doc_lengths",), some.rows)
         apart = document_ids(
@@ -277,10 +276,17 @@ def assemble(kind: BatchKind, some: BatchRows, *, pad_id: int, documents: bool, 
         arrays["source_ids"] = some.store.scalars("source", some.rows).astype(np.int64)
     del arrays["input_ids"]
     tensors = {"input_ids": input_ids, **{name: torch.from_numpy(array) for name, array in arrays.items()}}
+    # What is the same shares its memory until somebody writes to it.
     if "labels" not in tensors:
-        # Labels that are the inputs share their memory until somebody writes to either.
         tensors["labels"] = torch._lazy_clone(input_ids)
+    if "attention_mask" not in tensors:
+        tensors["attention_mask"] = torch._lazy_clone(_all_true(*ids.shape))
     return Batch(**tensors)  # type: ignore[typeddict-item]
+
+
+@functools.lru_cache(maxsize=8)
+def _all_true(rows: int, length: int) -> torch.Tensor:
+    return torch.ones((rows, length), dtype=torch.bool)
 
 
 def split(rows: Batch, count: int) -> list[Batch]:

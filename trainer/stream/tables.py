@@ -14,8 +14,8 @@ _LARGE_BYTES = 1 << 20
 def allocate(count: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """An array of so many values, to be filled, [count].
 
-    NumPy asks for huge pages from 4 MB on, and where the kernel has to make room for them first, that took longer than
-    all of a plan's arithmetic. Here a table gets its pages at once, of the usual size.
+    NumPy asks for huge pages from 4 MB on, and where the kernel has to make room for them first, that took longer
+    than all of a plan's arithmetic. Here a table gets its pages at once, of the usual size.
     """
     kind = np.dtype(dtype)
     size = count * kind.itemsize
