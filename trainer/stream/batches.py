@@ -72,11 +72,23 @@ class BatchRows:
     target_length: int
     seed: int
     special_ids: Mapping[str, int]
+    pad_id: int
+    """What stands in `input_ids` beyond a row's end."""
 
     @functools.cached_property
-    def ids(self) -> tuple[Values, Bool | None]:
-        """(values [N, length], 0 beyond a row's end; bool [N, length] true on tokens, None if all are)."""
-        return self.store.rectangle("input_ids", self.rows, self.length)
+    def _inputs(self) -> tuple[torch.Tensor, Bool | None]:
+        ids = torch.empty((len(self.rows), self.length), dtype=torch.int64)
+        return ids, self.store.rectangle("input_ids", self.rows, ids.numpy(), fill=self.pad_id)
+
+    @property
+    def input_ids(self) -> torch.Tensor:
+        """int64 [N, length]; not to be written to."""
+        return self._inputs[0]
+
+    @property
+    def present(self) -> Bool | None:
+        """bool [N, length], true on tokens; None if all places have one."""
+        return self._inputs[1]
 
     @functools.cached_property
     def masks(self) -> tuple[I64, Values, Values]:
@@ -90,15 +102,14 @@ Fill = Callable[[BatchRows], dict[str, npt.NDArray[Any]]]
 
 def causal(some: BatchRows) -> dict[str, npt.NDArray[Any]]:
     """Labels are the inputs, ignored beyond a row's end; none of their own where no row has one."""
-    return {} if some.ids[1] is None else {"labels": inputs_as_labels(some)}
+    return {} if some.present is None else {"labels": inputs_as_labels(some)}
 
 
 def inputs_as_labels(some: BatchRows) -> I64:
     """int64 [N, length], the inputs, ignored beyond a row's end."""
-    ids, present = some.ids
-    labels = ids.astype(np.int64)
-    if present is not None:
-        labels[~present] = IGNORED_LABEL
+    labels = some.input_ids.numpy().copy()
+    if some.present is not None:
+        np.copyto(labels, IGNORED_LABEL, where=~some.present)
     return labels
 
 
@@ -129,11 +140,10 @@ def replaced_token(some: BatchRows) -> dict[str, npt.NDArray[Any]]:
 
 def sentence_pair(some: BatchRows) -> dict[str, npt.NDArray[Any]]:
     """As `mlm`, with segments and the pair's label."""
-    _, present = some.ids
     first = some.store.scalars("segment_a_length", some.rows).astype(np.int64)
     types = np.arange(some.length) >= first[:, None]
-    if present is not None:
-        types &= present
+    if some.present is not None:
+        types &= some.present
     pair = 1 - some.store.scalars("is_next", some.rows).astype(np.int64)
     pair[some.store.lengths("input_ids", some.rows) == 0] = IGNORED_LABEL
     return {**mlm(some), "token_type_ids": types.astype(np.int64), "pair_labels": pair}
@@ -141,10 +151,8 @@ def sentence_pair(some: BatchRows) -> dict[str, npt.NDArray[Any]]:
 
 def targets(some: BatchRows) -> dict[str, npt.NDArray[Any]]:
     """The target ids, ignored beyond a target's end."""
-    ids, present = some.store.rectangle("target_ids", some.rows, some.target_length)
-    labels = ids.astype(np.int64)
-    if present is not None:
-        labels[~present] = IGNORED_LABEL
+    labels = np.empty((len(some.rows), some.target_length), dtype=np.int64)
+    some.store.rectangle("target_ids", some.rows, labels, fill=IGNORED_LABEL)
     return {"labels": labels}
 
 
@@ -233,25 +241,19 @@ def target_length(manifest: Manifest, length: int) -> int:
     return int(max(found.values(), default=0)) or max([length, *found])
 
 
-def assemble(kind: BatchKind, some: BatchRows, *, pad_id: int, documents: bool, sources: bool) -> Batch:
+def assemble(kind: BatchKind, some: BatchRows, *, documents: bool, sources: bool) -> Batch:
     """One batch; rows without tokens, which are padding, have no weight.
 
     Args:
       kind: the objective's.
       some: its rows.
-      pad_id: what stands in `input_ids` beyond a row's end.
       documents: with `document_ids`, `position_ids`, and no label that crosses from one document into the next.
       sources: with `source_ids`.
     """
-    ids, present = some.ids
-    input_ids = torch.empty(ids.shape, dtype=torch.int64)
-    arrays = {"input_ids": input_ids.numpy(), **kind.fill(some)}
-    arrays["input_ids"][:] = ids
+    arrays, present = kind.fill(some), some.present
     weight = np.ones(len(some.rows), dtype=np.float32)
     arrays["row_weight"] = weight
     if present is not None:
-        if pad_id:  # absent tokens are 0 already
-            arrays["input_ids"][~present] = pad_id
         if (empty := ~present[:, 0]).any():
             weight[empty] = 0
             # A row that attends to nothing is a softmax over nothing, NaN in some kernels, and NaN times a weight
@@ -262,8 +264,8 @@ def assemble(kind: BatchKind, some: BatchRows, *, pad_id: int, documents: bool, 
     if documents:
         owner, (tokens,) = some.store.flat(("doc_lengths",), some.rows)
         apart = document_ids(
-            ids,
-            some.ids[1],
+            some.input_ids.numpy(),
+            some.present,
             (owner, tokens),
             extra_ids=[some.special_ids[r] for r in kind.extra_roles if r in some.special_ids],
             opening_ids=[i for r, i in some.special_ids.items() if r == "fim_prefix"],
@@ -274,13 +276,12 @@ def assemble(kind: BatchKind, some: BatchRows, *, pad_id: int, documents: bool, 
         arrays |= {"document_ids": apart, "position_ids": position_ids(apart)}
     if sources:
         arrays["source_ids"] = some.store.scalars("source", some.rows).astype(np.int64)
-    del arrays["input_ids"]
-    tensors = {"input_ids": input_ids, **{name: torch.from_numpy(array) for name, array in arrays.items()}}
+    tensors = {"input_ids": some.input_ids, **{name: torch.from_numpy(array) for name, array in arrays.items()}}
     # What is the same shares its memory until somebody writes to it.
     if "labels" not in tensors:
-        tensors["labels"] = torch._lazy_clone(input_ids)
+        tensors["labels"] = torch._lazy_clone(some.input_ids)
     if "attention_mask" not in tensors:
-        tensors["attention_mask"] = torch._lazy_clone(_all_true(*ids.shape))
+        tensors["attention_mask"] = torch._lazy_clone(_all_true(len(some.rows), some.length))
     return Batch(**tensors)  # type: ignore[typeddict-item]
 
 

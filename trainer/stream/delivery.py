@@ -145,13 +145,13 @@ class Delivery:
             target_length=target_length(self.manifest, bucket.length),
             seed=self.plan.seed,
             special_ids=self.manifest.tokenizer.special_ids,
+            pad_id=self.manifest.tokenizer.pad_id,
         )
         skipped = [0] * len(batches)
         if self.faults:
             empty = store.lengths("input_ids", rows) == 0
             skipped = (empty & (rows != store.null_row)).sum(axis=1).tolist()
-        pad_id = self.manifest.tokenizer.pad_id
-        all_rows = assemble(self.kind, some, pad_id=pad_id, documents=self.documents, sources=self.sources)
+        all_rows = assemble(self.kind, some, documents=self.documents, sources=self.sources)
         return zip(split(all_rows, len(batches)), skipped, strict=True)
 
     def _limits(self, bucket: int) -> dict[str, Limits]:

@@ -43,6 +43,7 @@ def document_ids(
     corpus = ~(np.isin(input_ids, extra_ids) | opens)
     if present is not None:
         corpus &= present
+        opens &= present
     before: I64 = np.cumsum(corpus, axis=1) - corpus  # corpus tokens of the row before each place
     owner, count = pieces
     # begins[r, t]: how many pieces begin with the row's corpus token t, the row's first piece left out

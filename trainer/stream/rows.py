@@ -118,19 +118,21 @@ class RowStore:
         """A column of one value a row, int32 [N]; 0 for the null row."""
         return self._values[name][rows].astype(np.int32)
 
-    def rectangle(self, name: str, rows: I64, width: int) -> tuple[Values, Bool | None]:
-        """Some rows side by side, zero where a row has ended.
+    def rectangle(self, name: str, rows: I64, out: I64, *, fill: int) -> Bool | None:
+        """Some rows side by side.
 
         Args:
           name: of a column of lists.
           rows: int64 [N].
-          width: at least the longest of them and at most the column's.
+          out: int64 [N, width], where they are put; as wide as the longest of them or more, and at most as the column.
+          fill: what stands behind a row's end.
 
         Returns:
-          (values [N, width], bool [N, width] true where there is a value, or None if there is one everywhere).
+          bool [N, width], true where there is a value; None if there is one everywhere.
         """
-        # Every row is copied at full width, its successors' values included, as one run of memory; what is
-        # beyond its end is then zeroed. An index for every token would cost twice the copy itself.
+        # Every row is copied at full width, its successors' values included, as one run of memory; what is beyond its
+        # end is then filled. An index for every token would cost twice the copy itself.
+        width = out.shape[1]
         if (name, width) not in self._views:
             values = self._values[name]
             self._views[name, width] = np.lib.stride_tricks.as_strided(
@@ -139,13 +141,13 @@ class RowStore:
                 strides=(values.itemsize, values.itemsize),
                 writeable=False,
             )
-        rectangle = self._views[name, width][self._starts[name][rows]]
-        lengths = self._lengths[name][rows]
-        if (lengths == width).all():
-            return rectangle, None
-        present = np.arange(width, dtype=np.int32) < lengths.astype(np.int32)[:, None]
-        rectangle *= present
-        return rectangle, present
+        view, starts, lengths = self._views[name, width], self._starts[name][rows], self._lengths[name][rows]
+        full = bool((lengths == width).all())
+        present = None if full else np.arange(width, dtype=np.int32) < lengths.astype(np.int32)[:, None]
+        out[:] = view[starts]
+        if present is not None:
+            np.copyto(out, fill, where=~present)
+        return present
 
     def flat(self, names: Sequence[str], rows: I64) -> tuple[I64, list[Values]]:
         """The elements of some rows one after the other.
