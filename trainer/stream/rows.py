@@ -124,7 +124,7 @@ class RowStore:
         Args:
           name: of a column of lists.
           rows: int64 [N].
-          out: int64 [N, width], where they are put; as wide as the longest of them or more, and at most as the column.
+          out: int64 [N, width], where they are put; as wide as the longest of them, and at most as the column.
           fill: what stands behind a row's end.
 
         Returns:
