@@ -13,8 +13,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from tokenizers import Tokenizer
 from torch import nn
 
 from schemas.errors import ShardmillError
@@ -26,7 +24,7 @@ from trainer.flops import FlopCounter
 from trainer.meter import Meter, peak_flops
 from trainer.metrics_log import MetricsLog
 from trainer.models import Recipe, choose_recipe
-from trainer.report import header, next_command, summary
+from trainer.report import header, next_command, progress_bar, summary
 from trainer.run import Run
 from trainer.samples import samples
 from trainer.schedules import learning_rate_factor, noam_peak
@@ -141,7 +139,7 @@ class _Training:
         stop = Stop()
         with (
             stopped_by_signals(stop),
-            _progress(self.console) as progress,
+            progress_bar(self.console) as progress,
             contextlib.closing(iter(self.stream)) as batches,
         ):
             bar = progress.add_task("", total=self.steps, completed=begun)
@@ -259,12 +257,8 @@ class _Training:
             score = evaluate(module, self.family, stream, batches=s.eval_batches, world=self.world, parts=self.parts)
             if self.world.size == 1 or s.parallel == "ddp":
                 stream.load_state_dict(stream.state_at(0))
-                with contextlib.closing(iter(stream)) as batches:
-                    shown = self.family.micro_batch(next(batches)).to(self.world.device).batch
+                text = samples(self.family, self.model, stream, self.world.device)
                 if self.world.leads:
-                    tokenizer = Tokenizer.from_str((stream.dataset / "tokenizer.json").read_bytes().decode())
-                    with torch.compiler.set_stance("force_eager"):  # not a graph for each length of a text
-                        text = samples(self.family, self.model, shown, tokenizer)
                     self.run_directory.add_samples(f"step {step}\n{text}\n")
         log.add({"step": step, **score.metrics()})
         if step < self.steps:
@@ -300,14 +294,3 @@ class _Training:
             finished=not stopped_by,
             stopped_by=int(stopped_by),
         )
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("step {task.completed}/{task.total}"),
-        BarColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )

@@ -1,11 +1,13 @@
-"""The words around a training run: what is about to happen, what happened, what to type next. Text only."""
+"""The words around a training run: what is about to happen, what happened, what to type next."""
 
 from __future__ import annotations
 
 import json
 import shlex
 
+from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from schemas.counts import format_count
 from trainer.evaluation import ACCURACIES
@@ -74,3 +76,15 @@ def next_command(result: TrainResult) -> str:
             'print(t.decode(m.generate(**t("The", return_tensors="pt"))[0]))'
         )
     return f"{fetch}python -c {shlex.quote(code)}"
+
+
+def progress_bar(console: Console) -> Progress:
+    """Steps done, on a terminal; nothing elsewhere."""
+    return Progress(
+        TextColumn("step {task.completed}/{task.total}"),
+        BarColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )

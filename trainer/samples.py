@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -9,18 +10,26 @@ from tokenizers import Tokenizer
 
 from trainer.models import Family
 from trainer.models.encoders import Electra
-from trainer.stream import IGNORED_LABEL, Batch
+from trainer.stream import IGNORED_LABEL, Batch, Stream
 
 _NEW_TOKENS = 32
 _SHOWN_TOKENS = 64
 
 
 @torch.no_grad()
-def samples(family: Family, model: Any, batch: Batch, tokenizer: Tokenizer, *, count: int = 2) -> str:
-    """A paragraph for each of the first examples of a batch; greedy, so the same for the same weights."""
+def samples(family: Family, model: Any, stream: Stream, device: torch.device, *, count: int = 2) -> str:
+    """A paragraph for each of the first examples of a stream; greedy, so the same for the same weights.
+
+    Raises:
+      DataError: a shard is missing or damaged.
+    """
+    tokenizer = Tokenizer.from_str((stream.dataset / "tokenizer.json").read_bytes().decode())
+    with contextlib.closing(iter(stream)) as batches:
+        batch = family.micro_batch(next(batches)).to(device).batch
     model.eval()
     rows = [i for i in range(len(batch["row_weight"])) if batch["row_weight"][i] > 0][:count]
-    texts = [_sample(family, model, batch, tokenizer, i) for i in rows]
+    with torch.compiler.set_stance("force_eager"):  # not a graph for each length of a text
+        texts = [_sample(family, model, batch, tokenizer, i) for i in rows]
     model.train()
     return "\n".join(texts)
 
