@@ -11,6 +11,7 @@ from small_datasets import write_dataset
 
 from trainer.models import RECIPES
 from trainer.models.attention import attention_arguments
+from trainer.models.family import token_loss
 from trainer.step import Losses, backward, micro_batches
 from trainer.stream import Batch, Stream
 from trainer.world import World
@@ -132,6 +133,14 @@ def test_a_packed_document_has_the_loss_it_has_alone(recipe: Any, tmp_path: Path
     if "prefix_lm" not in recipe.family.objectives:
         second = batch(two, torch.zeros_like(two), torch.arange(12)[None])
         torch.testing.assert_close(together[8:], loss(second), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_a_vocabulary_filled_up_to_aligned_rows_has_the_same_loss(smoothing: float) -> None:
+    torch.manual_seed(0)
+    logits, ids = torch.randn(7, 50), torch.randint(0, 50, (7,))
+    filled = torch.cat([logits, torch.full((7, 14), 100.0)], 1)
+    torch.testing.assert_close(token_loss(filled, ids, 50, smoothing), token_loss(logits, ids, 50, smoothing))
 
 
 def test_smoothing_is_of_training_alone(mlm: Path) -> None:
