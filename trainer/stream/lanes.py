@@ -116,11 +116,6 @@ class Lanes:
         sizes = (ends - first_round) * left
         return np.cumsum(sizes) - sizes, first_round, left, which
 
-    def deal(self) -> Lanes:
-        """Work out now what every question needs; returns itself."""
-        _ = self._segments
-        return self
-
     def place(self, positions: I64) -> tuple[I64, I64]:
         """The lane of each position, and the ordinal of its row within the lane; int64 like `positions`."""
         first, first_round, left, which = self._segments

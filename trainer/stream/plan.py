@@ -9,7 +9,6 @@ from __future__ import annotations
 import bisect
 import functools
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -152,14 +151,11 @@ class StreamPlan:
         """
         epoch, rows = self.delivered_rows(step)
         total = 0
-        with ThreadPoolExecutor(1) as beside:  # the two halves of the work take about as long
-            dealt = [beside.submit(self.lanes(i, epoch).deal) if count else None for i, count in enumerate(rows)]
-            for bucket, count, lanes in zip(self.buckets, rows, dealt, strict=True):
-                if epoch:
-                    total += epoch * int(bucket.values.sum(dtype=np.uint64))
-                if lanes:
-                    values, keys = bucket.values, bucket.keys
-                    total += lanes.result().digest(count, values, keys)
+        for i, count in enumerate(rows):
+            if epoch:
+                total += epoch * int(self.buckets[i].values.sum(dtype=np.uint64))
+            if count:
+                total += self.lanes(i, epoch).digest(count, self.buckets[i].values, self.buckets[i].keys)
         return f"{total & (2**64 - 1):016x}"
 
     def path(self, shard: int) -> str:
