@@ -110,8 +110,9 @@ class _Training:
         """Train to the end, or to a signal."""
         s, world, run = self.settings, self.world, self.run_directory
         bf16 = s.precision == "bf16" or (s.precision == "auto" and world.device.type == "cuda")
-        shapes = {b.length for b in self.stream.plan.buckets}
-        torch._dynamo.config.recompile_limit = max(8, 4 * len(shapes))
+        if s.compile or world.device.type == "cuda":  # a graph for each length, of the model or of FlexAttention
+            lengths = {b.length for b in self.stream.plan.buckets}
+            torch._dynamo.config.recompile_limit = max(8, 4 * len(lengths))
         losses = Losses(self.family, self.model, smoothing=s.label_smoothing, bf16=bf16, compiled=s.compile)
         module = share(losses, world, s.parallel)
         weight_decay = self.recipe.weight_decay if s.weight_decay is None else s.weight_decay

@@ -6,6 +6,8 @@ blocks of 128 × 128 in which nobody may attend to anybody: documents in a packe
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,7 +21,10 @@ IMPLEMENTATION = "shardmill"
 BLOCK = 128
 """Side of FlexAttention's blocks, in tokens."""
 
-_flex_attention = torch.compile(flex_attention)
+
+@functools.cache
+def _compiled() -> Callable[..., Any]:
+    return torch.compile(flex_attention)  # not at import: the compiler takes longer to import than all else
 
 
 def register() -> str:
@@ -53,7 +58,7 @@ def attend(
         return sdpa_attention_forward(module, query, key, value, allowed, scaling=scaling, **options)
     # On a processor FlexAttention has no backward pass when it is compiled; within a compiled model it is already.
     plain = query.device.type == "cpu" or torch.compiler.is_compiling()
-    call = flex_attention if plain else _flex_attention
+    call = flex_attention if plain else _compiled()
     grouped = query.shape[1] != key.shape[1]
     out = call(query, key, value, block_mask=allowed, scale=scaling, enable_gqa=grouped)
     return out.transpose(1, 2).contiguous(), None
