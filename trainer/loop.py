@@ -181,7 +181,7 @@ class _Training:
         asked = time.perf_counter()
         batch = next(batches)
         waited_seconds = time.perf_counter() - asked
-        pieces = [self.family.micro_batch(b) for b in micro_batches(batch, s.accumulate)]
+        pieces = list(micro_batches(self.family, batch, s.accumulate))
         names = list(self.family.part_weights)
         labels = [sum(len(p.labels[n].ids) for p in pieces if n in p.labels) for n in names]
         tokens = int((batch["attention_mask"].sum(1) * batch["row_weight"]).sum())

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainer.models import Family, MicroBatch, Part, moved
-from trainer.models.family import token_loss
+from trainer.models import Family, MicroBatch, moved
+from trainer.models.family import Parts, token_loss
 from trainer.stream import Batch
 from trainer.world import World, without_exchange
 
@@ -39,14 +39,14 @@ class Losses(nn.Module):
             for backbone in family.backbones(model):
                 backbone.compile(dynamic=False)
 
-    def forward(self, rows: MicroBatch, correct: bool = False) -> dict[str, Part]:
+    def forward(self, rows: MicroBatch, correct: bool = False) -> Parts:
         """The parts of the loss of some rows."""
         loss = self._training_loss if self.training else self._loss
         with torch.autocast(rows.batch["input_ids"].device.type, dtype=torch.bfloat16, enabled=self._bf16):
             return self.family.parts(self.model, rows, loss=loss, correct=correct)
 
 
-def micro_batches(batch: Batch, count: int) -> Iterator[Batch]:
+def micro_batches(family: Family, batch: Batch, count: int) -> Iterator[MicroBatch]:
     """A batch's rows in `count` parts of equal size, the last ones possibly smaller; never an empty one.
 
     All processes have the same number of rows, and so the same number of micro-batches.
@@ -55,7 +55,8 @@ def micro_batches(batch: Batch, count: int) -> Iterator[Batch]:
     size = -(-rows // count)
     for begin in range(0, rows, size):
         tensors: dict[str, torch.Tensor] = {**batch}
-        yield Batch(**{name: t[begin : begin + size] for name, t in tensors.items()})  # type: ignore[typeddict-item]
+        some = {name: t[begin : begin + size] for name, t in tensors.items()}
+        yield family.micro_batch(Batch(**some))  # type: ignore[typeddict-item]
 
 
 def backward(
@@ -68,7 +69,7 @@ def backward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients of a step's loss: Σ over parts of weight · (sum over all labels of all processes) / (their number).
 
-    Nothing here waits for the device.
+    Nothing here asks the device for a value, and so nothing waits for it.
 
     Args:
       module: `Losses`, wrapped for the processes.

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from pipelines.audit import ShardMapper, context_of, group_members, merge_bytes
 from schemas.manifest import read_manifest, read_shards
+from schemas.objectives import parse_objective
 from schemas.storage import Location
 from transforms.ragged import Ragged
-from transforms.statistics import Accumulator, Group, HashSample, Measures
+from transforms.statistics import Accumulator, AuditContext, Group, HashSample, Measures
 from transforms.statistics.marked_ids import MarkedIds
 from transforms.statistics.masks import FIXED_POINT, POSITION_BINS, RUN_PLACES
 from transforms.statistics.powers import row_sums, row_tiles
@@ -233,6 +234,26 @@ def test_special_ids_are_found_at_their_places_and_ids_outside_the_vocabulary_ar
     assert found.outside.tolist() == [4, 7]
     assert found.ids[found.outside].tolist() == [text, text]
     assert found.ends_alone(special).tolist() == [True, False, False, False, True]
+
+
+@given(
+    special=st.sets(st.integers(0, 39), max_size=12),
+    ids=st.lists(st.integers(0, 39), max_size=60),
+)
+def test_special_ids_are_found_wherever_a_vocabulary_has_them(special: set[int], ids: list[int]) -> None:
+    context = AuditContext(
+        parameters=parse_objective({"kind": "causal"}),
+        vocab_size=40,
+        special_ids={},
+        sentinel_ids=(),
+        is_special=np.isin(np.arange(40), list(special)),
+        sources=(),
+        lengths={},
+        validation_share=0.0,
+        fingerprint="",
+    )
+    found = context.special_places(np.array(ids, dtype=np.int32))
+    assert found.tolist() == [place for place, i in enumerate(ids) if i in special]
 
 
 def test_ids_are_counted_alike_in_one_go_and_source_by_source(

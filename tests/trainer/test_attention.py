@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_datasets import write_dataset
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
+from trainer.models import RECIPES, decoders
 from trainer.models.attention import BLOCK, attend, attention_arguments, block_mask, dense_mask
-from trainer.stream import Batch
+from trainer.stream import Batch, Stream
 
+PACKED = ["gpt-tiny", "llama-tiny", "prefix-lm-tiny"]
 GPU = torch.cuda.is_available()
 
 
@@ -96,3 +103,33 @@ def test_flex_attention_and_pytorchs_own_agree(width: int, key_heads: int, devic
     for one, other in zip(*found, strict=True):
         if one is not None:
             torch.testing.assert_close(one, other, **loose)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PACKED)
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_block_masks_pass_through_compiled_models_with_one_graph_a_length(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails if transformers drops the mask, or if other documents need another graph."""
+    recipe = RECIPES[name]
+    stream = Stream(
+        write_dataset(tmp_path, objective=recipe.family.objectives[0]), tokens_per_batch=64, documents=True, epochs=2
+    )
+    plain = recipe.build(stream.manifest, stream.longest_row).eval()
+    compiled, counter = copy.deepcopy(plain), CompileCounter()
+    for backbone in recipe.family.backbones(compiled):
+        backbone.compile(backend=counter, dynamic=False)
+    lengths = set()
+    with torch.no_grad():
+        for batch in stream:
+            rows = recipe.family.micro_batch(batch)
+            dense = recipe.family.parts(plain, rows)["tokens"].loss
+            with monkeypatch.context() as patched:
+                patched.setattr(
+                    decoders, "attention_arguments", lambda some, flex: attention_arguments(some, flex=True)
+                )
+                flex = recipe.family.parts(compiled, rows)["tokens"].loss
+            torch.testing.assert_close(flex, dense, rtol=1e-4, atol=1e-4)
+            lengths.add(tuple(batch["input_ids"].shape))
+    assert counter.frame_count == len(lengths)

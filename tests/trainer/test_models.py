@@ -167,8 +167,10 @@ def test_autocast_computes_in_bf16_and_keeps_the_loss_in_fp32(mlm: Path) -> None
 
 
 def test_micro_batches_part_rows_and_are_never_empty(mlm: Path) -> None:
-    batch = next(iter(Stream(mlm, tokens_per_batch=64, epochs=1)))
+    batch, family = next(iter(Stream(mlm, tokens_per_batch=64, epochs=1))), RECIPES["bert-tiny"].family
+    labels = family.labels(batch)["mlm"].ids
     for count in (1, 3, 50):
-        pieces = list(micro_batches(batch, count))
-        assert torch.equal(torch.cat([p["input_ids"] for p in pieces]), batch["input_ids"])
-        assert all(len(p["input_ids"]) for p in pieces)
+        pieces = list(micro_batches(family, batch, count))
+        assert torch.equal(torch.cat([p.batch["input_ids"] for p in pieces]), batch["input_ids"])
+        assert torch.equal(torch.cat([p.labels["mlm"].ids for p in pieces]), labels)
+        assert all(len(p.batch["input_ids"]) for p in pieces)

@@ -1,7 +1,7 @@
 """Whom a token of a decoder may attend to: what is before it, in its own document, and the whole of a prefix.
 
 On a processor a table of bits for PyTorch's attention; on a GPU FlexAttention (Dong et al. 2024), which skips the
-blocks of 128 × 128 in which nobody may attend to anybody: documents in a packed row then cost what they cost alone.
+blocks of 128 × 128 in which nobody may attend to anybody.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Rows of a batch as a model gets them: with the places of their labels, found on the processor.
 
-A GPU that were asked where the labels are would have to finish everything before it can answer, in every step.
+A GPU that is asked where the labels are has to finish everything before it can answer, in every step.
 """
 
 from __future__ import annotations

@@ -277,7 +277,7 @@ def assemble(kind: BatchKind, some: BatchRows, *, documents: bool, sources: bool
     if sources:
         arrays["source_ids"] = some.store.scalars("source", some.rows).astype(np.int64)
     tensors = {"input_ids": some.input_ids, **{name: torch.from_numpy(array) for name, array in arrays.items()}}
-    # What is the same shares its memory until somebody writes to it.
+    # What is the same shares its memory until somebody writes to it; PyTorch has no public name for that.
     if "labels" not in tensors:
         tensors["labels"] = torch._lazy_clone(some.input_ids)
     if "attention_mask" not in tensors:

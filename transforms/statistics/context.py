@@ -98,6 +98,13 @@ class AuditContext:
         return int(self.vocab_size - self.is_special.sum())
 
     @functools.cached_property
+    def special_roles(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """(special ids, ascending; the ordinal of each one's role by name, one past the last where it has none)."""
+        ids = np.flatnonzero(self.is_special)
+        ordinal = {self.special_ids[role]: index for index, role in enumerate(sorted(self.special_ids))}
+        return ids, np.array([ordinal.get(i, len(self.special_ids)) for i in ids.tolist()], dtype=np.int64)
+
+    @functools.cached_property
     def _special_ranges(self) -> tuple[tuple[np.uint32, np.uint32], ...]:
         """(first, width less one) of two ranges that hold all special ids, parted at the widest gap between them."""
         ids = np.flatnonzero(self.is_special)

@@ -131,14 +131,11 @@ def measure_table(table: pa.Table, context: AuditContext, split: str, stage: int
 
 def count_text(found: Accumulator, context: AuditContext) -> None:
     """What follows from how often each id occurs in a shard, whose groups differ in nothing but their source."""
-    special = np.flatnonzero(context.is_special)
-    roles = sorted(context.special_ids)
-    role_of = {context.special_ids[role]: index for index, role in enumerate(roles)}
-    bins = np.array([role_of.get(i, len(roles)) for i in special.tolist()], dtype=np.int64)
+    special, role = context.special_roles
     for group, measures in found.select():
         counts = found.tokens[(group.split, group.source)].copy()
-        histogram = np.zeros(len(roles) + 1, np.int64)
-        np.add.at(histogram, bins, counts[special])
+        histogram = np.zeros(len(context.special_ids) + 1, np.int64)
+        np.add.at(histogram, role, counts[special])
         measures.histograms["special"] = histogram.tolist()
         measures.sums["special_tokens"] = int(counts[special].sum())
         counts[special] = 0
