@@ -263,7 +263,7 @@ def find_gate(dataset: Location, name: str) -> tuple[Gate, Accumulator | None]:
     raise RequestError(
         f"The dataset has no gate {name!r}",
         where="--gate",
-        expected=f"one of {', '.join(known)}",
+        expected="a gate that the audit of this dataset has",
         got=repr(name),
         remedy=did_you_mean(name, known).capitalize(),
     )
