@@ -30,7 +30,7 @@ from trainer.samples import samples
 from trainer.schedules import learning_rate_factor, noam_peak
 from trainer.settings import TrainResult, TrainSettings
 from trainer.signals import Stop, stopped_by_signals
-from trainer.step import Losses, backward, decay_groups, micro_batches
+from trainer.step import Losses, allow_graphs, backward, decay_groups, micro_batches
 from trainer.stream import Stream
 from trainer.tokenizer import check_tokenizer
 from trainer.world import World, joined, share
@@ -110,9 +110,8 @@ class _Training:
         """Train to the end, or to a signal."""
         s, world, run = self.settings, self.world, self.run_directory
         bf16 = s.precision == "bf16" or (s.precision == "auto" and world.device.type == "cuda")
-        if s.compile or world.device.type == "cuda":  # a graph for each length, of the model or of FlexAttention
-            lengths = {b.length for b in self.stream.plan.buckets}
-            torch._dynamo.config.recompile_limit = max(8, 4 * len(lengths))
+        if s.compile or world.device.type == "cuda":  # the model or FlexAttention
+            allow_graphs(len(self.family.backbones(self.model)), len(self.stream.plan.buckets))
         losses = Losses(self.family, self.model, smoothing=s.label_smoothing, bf16=bf16, compiled=s.compile)
         module = share(losses, world, s.parallel)
         weight_decay = self.recipe.weight_decay if s.weight_decay is None else s.weight_decay

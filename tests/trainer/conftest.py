@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,18 @@ import torch
 from small_datasets import write_dataset
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def compiler() -> Iterator[None]:
+    """A compiler that knows no graphs of other tests, and does not give up without saying so."""
+    from torch import _dynamo  # takes longer to import than all else
+
+    _dynamo.reset()
+    with _dynamo.config.patch(recompile_limit=8, accumulated_recompile_limit=256, fail_on_recompile_limit_hit=True):
+        yield
+    torch.compiler.set_default_backend(None)
+    _dynamo.reset()
 
 
 @pytest.fixture(scope="session")

@@ -107,6 +107,7 @@ def test_flex_attention_and_pytorchs_own_agree(width: int, key_heads: int, devic
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PACKED)
+@pytest.mark.usefixtures("compiler")
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_block_masks_pass_through_compiled_models_with_one_graph_a_length(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

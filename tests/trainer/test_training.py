@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 from small_datasets import FIRST_TEXT_ID, ShardSpec, write_dataset
+from torch._dynamo.testing import CompileCounter
 
 import trainer.loop
 import trainer.schedules
@@ -161,6 +163,31 @@ def test_docstring_examples_are_true() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize(("objective", "recipe", "parts"), CASES)
+def test_no_length_is_left_uncompiled(objective: str, recipe: str, parts: set[str], tmp_path: Path) -> None:
+    """Two shapes a length in training, one in evaluation, with padding and without; too many graphs are an error."""
+    del parts
+    counter = CompileCounter()
+    torch.compiler.set_default_backend(counter)  # type: ignore[no-untyped-call]
+    data = write_dataset(tmp_path / "data", objective=objective, specs=LEARNABLE, vocab_size=120, tokens=cyclic)
+    settings = TrainSettings(
+        dataset=data,
+        out=tmp_path / "run",
+        recipe=recipe,
+        epochs=3,
+        tokens_per_batch=160,
+        accumulate=3,
+        device="cpu",
+        compile=True,
+        tensorboard=False,
+    )
+    train(settings, console=Console(quiet=True))
+    assert counter.frame_count > 4
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiler")
 def test_compiled_models_learn_as_they_do_uncompiled(tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data", objective="mlm", specs=LEARNABLE, vocab_size=120, tokens=cyclic)
     found = []
