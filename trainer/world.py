@@ -103,11 +103,18 @@ def share(module: nn.Module, world: World, how: str) -> nn.Module:
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(world.device.type, (world.size,))
-    for layers in [m for m in module.modules() if isinstance(m, nn.ModuleList)]:
-        for layer in layers:
-            if isinstance(layer, nn.Module) and any(True for _ in layer.parameters()):
-                fully_shard(layer, mesh=mesh)
+    for layer in _layers(module):
+        fully_shard(layer, mesh=mesh)
     return fully_shard(module, mesh=mesh)
+
+
+def _layers(module: nn.Module) -> Iterator[nn.Module]:
+    """What is gathered together: the outermost modules with parameters that are in a list of such."""
+    for child in module.children():
+        if isinstance(child, nn.ModuleList):
+            yield from (layer for layer in child if any(True for _ in layer.parameters()))
+        else:
+            yield from _layers(child)
 
 
 @contextmanager

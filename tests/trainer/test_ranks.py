@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from ranks import train_on
 from small_datasets import ShardSpec, write_dataset
-from test_training import LEARNABLE, cyclic
+from test_training import CASES, LEARNABLE, cyclic
 
 
 def losses(lines: list[dict[str, Any]]) -> list[float]:
@@ -53,6 +53,23 @@ def test_shards_of_a_model_learn_as_copies_do_and_are_saved_whole(tmp_path: Path
     (tmp_path / "fsdp/final").rename(tmp_path / "elsewhere")
     again = train_on(1, out=tmp_path / "fsdp", **options)
     assert losses(again) == pytest.approx(losses(copies), rel=2e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("objective", "recipe", "parts"), CASES)
+def test_shards_of_every_family_learn_as_copies_do(
+    objective: str, recipe: str, parts: set[str], tmp_path: Path
+) -> None:
+    """Fails if nested lists of layers are sharded twice, or a layer is used without being gathered."""
+    del parts
+    data = write_dataset(tmp_path / "data", objective=objective, specs=LEARNABLE, vocab_size=120, tokens=cyclic)
+    copies, shards = (
+        train_on(2, dataset=data, out=tmp_path / how, recipe=recipe, steps=4, tokens_per_batch=160, parallel=how)
+        for how in ("ddp", "fsdp")
+    )
+    assert losses(shards) == pytest.approx(losses(copies), rel=2e-4)
+    assert shards[-1]["validation_loss"] == pytest.approx(copies[-1]["validation_loss"], rel=2e-4)
+    assert len(losses(shards)) == 4
 
 
 def test_1001_examples_end_on_all_of_three_ranks(tmp_path: Path) -> None:
