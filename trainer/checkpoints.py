@@ -119,6 +119,7 @@ class Checkpoints:
                 got=str(error)[:500],
                 remedy="Remove it, and the run goes on from the one before; or start again with --overwrite",
             ) from error
+        model = _own(model)
         set_model_state_dict(model, tensors["model"])
         groups = get_optimizer_state_dict(model, optimizer)["param_groups"]
         set_optimizer_state_dict(model, optimizer, {"state": tensors["optimizer"], "param_groups": groups})
@@ -150,7 +151,13 @@ def _checked(state: Any) -> dict[str, Any]:
     return state
 
 
+def _own(model: nn.Module) -> nn.Module:
+    """The model that DDP wraps; PyTorch looks for tables that two models share under the wrapper's names in vain."""
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+
+
 def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    model = _own(model)
     return {
         "model": get_model_state_dict(model),
         "optimizer": get_optimizer_state_dict(model, optimizer)["state"],

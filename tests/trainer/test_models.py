@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from small_datasets import write_dataset
 
+from schemas.errors import RequestError
 from trainer.models import RECIPES
 from trainer.models.attention import attention_arguments
 from trainer.models.family import token_loss
@@ -36,6 +38,23 @@ def test_the_loss_is_that_of_transformers(recipe: Any, tmp_path: Path) -> None:
         if recipe.name == "prefix-lm-tiny":
             given["attention_mask"] = attention_arguments(batch, flex=False)["allowed"]
         torch.testing.assert_close(part.loss.mean(), model(**given).loss, rtol=1e-4, atol=1e-4)
+
+
+def test_targets_longer_than_all_rows_have_positions(tmp_path: Path) -> None:
+    """A text of which all is one mask has a short input; where no row is as long as the text, its target still is."""
+    place = write_dataset(tmp_path, objective="infilling") / "manifest.json"
+    manifest = json.loads(place.read_bytes())
+    manifest["objective"]["resolved"].append({"length": 100, "target_length": 100})
+    place.write_text(json.dumps(manifest))
+    stream = Stream(tmp_path, tokens_per_batch=256)
+    recipe = RECIPES["bart-tiny"]
+    rows = recipe.family.micro_batch(next(iter(stream)))
+    assert rows.batch["labels"].shape[1] == 100 > rows.batch["input_ids"].shape[1]
+    assert (
+        recipe.family.parts(recipe.build(stream.manifest, stream.longest_row), rows)["tokens"].loss.isfinite().all()
+    )
+    with pytest.raises(RequestError, match="rows or targets that are longer"):
+        recipe.build(stream.manifest, stream.longest_row, positions=99)
 
 
 @pytest.mark.parametrize("name", ["bert-tiny", "albert-tiny"])

@@ -57,19 +57,24 @@ def test_shards_of_a_model_learn_as_copies_do_and_are_saved_whole(tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("objective", "recipe", "parts"), CASES)
-def test_shards_of_every_family_learn_as_copies_do(
+def test_shards_of_every_family_learn_as_copies_do_and_go_on_as_each_other(
     objective: str, recipe: str, parts: set[str], tmp_path: Path
 ) -> None:
-    """Fails if nested lists of layers are sharded twice, or a layer is used without being gathered."""
+    """Fails if nested lists of layers are sharded twice, or what two models share is not found in a checkpoint."""
     del parts
     data = write_dataset(tmp_path / "data", objective=objective, specs=LEARNABLE, vocab_size=120, tokens=cyclic)
-    copies, shards = (
-        train_on(2, dataset=data, out=tmp_path / how, recipe=recipe, steps=4, tokens_per_batch=160, parallel=how)
-        for how in ("ddp", "fsdp")
-    )
-    assert losses(shards) == pytest.approx(losses(copies), rel=2e-4)
-    assert shards[-1]["validation_loss"] == pytest.approx(copies[-1]["validation_loss"], rel=2e-4)
-    assert len(losses(shards)) == 4
+    options: dict[str, Any] = {"dataset": data, "recipe": recipe, "steps": 4, "checkpoint_every_steps": 2}
+    options |= {"tokens_per_batch": 160, "eval_batches": 3}
+    curves = []
+    for begun, size, ended in (("ddp", 3, "fsdp"), ("fsdp", 2, "ddp"), ("ddp", 1, "ddp")):
+        out = tmp_path / f"{begun}-{size}"
+        whole = train_on(2, out=out, parallel=begun, **options)
+        (out / "final").rename(out / "elsewhere")
+        again = train_on(size, out=out, parallel=ended, **options)
+        curves += [[*losses(lines), lines[-1]["validation_loss"]] for lines in (whole, again)]
+    assert len(curves[0]) == 5
+    for curve in curves[1:]:
+        assert curve == pytest.approx(curves[0], rel=2e-4)
 
 
 def test_1001_examples_end_on_all_of_three_ranks(tmp_path: Path) -> None:

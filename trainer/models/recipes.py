@@ -39,7 +39,7 @@ class Recipe:
 
         Args:
           manifest: the dataset's.
-          longest_row: tokens of its longest length bucket.
+          longest_row: tokens of its longest length bucket, or of that one's targets.
           positions: of the model; by default those of the published one, and of tiny ones `longest_row`.
 
         Raises:
@@ -48,8 +48,8 @@ class Recipe:
         bound = positions or (None if self.name.endswith("-tiny") else self.family.positions)
         if bound is not None and bound < longest_row:
             raise RequestError(
-                "The dataset has rows that are longer than the model's positions",
-                expected=f"rows of at most {bound} tokens, the positions of {self.name}",
+                "The dataset has rows or targets that are longer than the model's positions",
+                expected=f"at most {bound} tokens, the positions of {self.name}",
                 got=f"a length of {longest_row}",
                 remedy=f"Give the model more (--positions {longest_row}), or prepare a dataset of shorter lengths",
             )

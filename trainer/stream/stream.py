@@ -18,7 +18,7 @@ from schemas.errors import RequestError, did_you_mean
 from schemas.manifest import Manifest, read_manifest, read_shards
 from schemas.storage import Location
 from trainer.stream import inspect
-from trainer.stream.batches import Batch, batch_kind
+from trainer.stream.batches import Batch, batch_kind, target_length
 from trainer.stream.delivery import Delivery
 from trainer.stream.lanes import MOST_LANES
 from trainer.stream.plan import INDEX_COLUMNS, StreamPlan, plan_stream
@@ -126,8 +126,6 @@ class Stream(torch.utils.data.IterableDataset[Batch]):
         filled = shards["rows"].to_numpy() > 0
         self.splits: list[str] = sorted(set(shards["split"].filter(pa.array(filled)).unique().to_pylist()))
         """Splits that the dataset has rows of."""
-        self.longest_row: int = int(shards["length"].to_numpy().max())
-        """Tokens of the longest length bucket of any split: positions that a model needs."""
         self.tokens_per_batch = tokens_per_batch
         self.split, self.rank, self.world_size, self.epochs = split, rank, world_size, epochs
         self.step = 0
@@ -139,6 +137,9 @@ class Stream(torch.utils.data.IterableDataset[Batch]):
         self.objective = str(self.manifest.objective.get("kind"))
         """Kind of the objective, such as `mlm` or `causal`."""
         self._kind = batch_kind(self.objective)
+        lengths = shards["length"].unique().to_pylist()
+        self.longest_row: int = max(max(n, target_length(self.manifest, n)) for n in lengths)
+        """Tokens of the longest length bucket of any split, or of its targets: positions that a model needs."""
         if documents and not self._kind.packed:
             raise RequestError(
                 f"Rows of {self.objective} are not packed of documents that could be kept apart",
