@@ -91,7 +91,7 @@ def context_of(dataset: Location) -> AuditContext:
     with contextlib.suppress(FileNotFoundError, IsADirectoryError, RequestError):  # the tokenizer's gate says so
         data = (dataset / "tokenizer.json").read_bytes()
         surfaces = Surfaces.of(data)
-        if manifest.objective.get("selection") in RUNS:
+        if manifest.objective.get("whole_word") or manifest.objective.get("selection") in RUNS:
             starts_word = read_vocabulary(data).starts_word
     return AuditContext.of(manifest, surfaces, starts_word)
 

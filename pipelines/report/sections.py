@@ -21,7 +21,7 @@ from transforms.gates import Gate
 from transforms.objectives.masking import MaskingParameters
 from transforms.statistics import AuditContext
 from transforms.statistics.mask_law import expected_shares
-from transforms.statistics.masks import FIXED_POINT
+from transforms.statistics.mask_positions import FIXED_POINT
 from transforms.statistics.sentinels import SPAN_EDGES
 from transforms.statistics.summary import summarise
 from transforms.surfaces import Surfaces

@@ -17,7 +17,8 @@ from schemas.storage import Location
 from transforms.ragged import Ragged
 from transforms.statistics import Accumulator, AuditContext, Group, HashSample, Measures
 from transforms.statistics.marked_ids import MarkedIds
-from transforms.statistics.masks import FIXED_POINT, POSITION_BINS, RUN_PLACES
+from transforms.statistics.mask_positions import FIXED_POINT, POSITION_BINS
+from transforms.statistics.masks import RUN_PLACES
 from transforms.statistics.powers import row_sums, row_tiles
 
 _HASHES = st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 20), max_size=30)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from transforms.gates.gate import Evidence, Gate
-from transforms.statistics.masks import FIXED_POINT
+from transforms.statistics.mask_positions import FIXED_POINT
 from transforms.statistics.places import PLACE_FLOOR
 from transforms.statistics.significance import (
     chi_square_quantile,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transforms.gates.chance import Share, places_gate, share_gate, sources_of
 from transforms.gates.gate import Evidence, Gate
-from transforms.statistics.masks import FIXED_POINT
+from transforms.statistics.mask_positions import FIXED_POINT
 
 
 def fim_gates(e: Evidence, fim_rate: float, spm_rate: float) -> list[Gate]:

@@ -25,8 +25,7 @@ from transforms.objectives.drawing import Drawing, document_boundaries, masked_p
 from transforms.objectives.layout import Layout, document_rows, full_rows, sentence_rows
 from transforms.objectives.masking import Masker, MaskingParameters
 from transforms.ragged import Int64
-from transforms.statistics.mask_spans import measure_mask_spans
-from transforms.statistics.masks import MASK_LAWS, measure_masks
+from transforms.statistics.masks import MASK_LAWS, measure_drawn_masks, measure_masks
 from transforms.statistics.short_rows import first_pieces, measure_short_rows
 from transforms.vocabulary import Vocabulary
 
@@ -112,7 +111,7 @@ class MlmObjective(Objective):
         assert isinstance(parameters, PackedMaskingParameters)
         places = measure_masks(rows, table)
         key, begin, known = first_pieces(rows)
-        measure_mask_spans(rows, places, draw(rows.context.seed, "row", key, begin, rows.copy), known)
+        measure_drawn_masks(rows, places, draw(rows.context.seed, "row", key, begin, rows.copy), known)
         measure_short_rows(rows, parameters.pack, parameters.short_sequence_rate)
 
     @staticmethod

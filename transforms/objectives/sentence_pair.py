@@ -30,8 +30,7 @@ from transforms.objectives.drawing import Drawing, Mark, document_boundaries, ma
 from transforms.objectives.masking import Masker, MaskingParameters
 from transforms.objectives.pairing import Walk
 from transforms.ragged import Int64
-from transforms.statistics.mask_spans import measure_mask_spans
-from transforms.statistics.masks import MASK_LAWS, measure_masks
+from transforms.statistics.masks import MASK_LAWS, measure_drawn_masks, measure_masks
 from transforms.statistics.pairs import PAIR_LAWS, measure_pairs
 from transforms.vocabulary import Vocabulary
 
@@ -164,7 +163,7 @@ class SentencePairObjective(Objective):
         assert isinstance(p, SentencePair)
         places = measure_masks(rows, table)
         names, known = measure_pairs(rows, table, p.task, coin_prob=p.coin_prob, short_rate=p.short_sequence_rate)
-        measure_mask_spans(rows, places, names, known)
+        measure_drawn_masks(rows, places, names, known)
 
     @staticmethod
     def gates(evidence: Evidence) -> list[Gate]:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from transforms.objectives.base import Law
 from transforms.ragged import Int64, offsets_of, ranges
-from transforms.statistics.masks import FIXED_POINT
+from transforms.statistics.mask_positions import FIXED_POINT
 from transforms.statistics.packed import (
     PACKED_LAWS,
     Pieces,

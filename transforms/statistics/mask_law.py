@@ -14,9 +14,8 @@ REPLACEMENT_FLOOR = 0.002
 POSITION_FLOOR = 0.02
 """Smallest total variation distance between masked and maskable places that fails."""
 
-CLUSTERED_POSITION_FLOOR = {"words": 0.05, "ngram": 0.10, "span": 0.15}
-"""The same where runs are masked: long words are skipped more often, wherever in a row they are common, and fewer
-runs can cover a place near a row's edge than one in its middle."""
+RUN_POSITION_FLOOR = {"ngram": 0.10, "span": 0.15}
+"""The same where runs are masked: fewer runs can cover a place near a row's edge than one in its middle."""
 
 
 def expected_shares(parameters: MaskingParameters, text_ids: int) -> dict[str, float]:
@@ -39,9 +38,7 @@ def expected_shares(parameters: MaskingParameters, text_ids: int) -> dict[str, f
 
 def position_floor(parameters: MaskingParameters) -> float:
     """Smallest distance of masked places from their law that fails."""
-    if parameters.selection in CLUSTERED_POSITION_FLOOR:
-        return CLUSTERED_POSITION_FLOOR[parameters.selection]
-    return CLUSTERED_POSITION_FLOOR["words"] if parameters.whole_word else POSITION_FLOOR
+    return RUN_POSITION_FLOOR.get(parameters.selection, POSITION_FLOOR)
 
 
 def clustering(found: Accumulator, **where: str | int) -> float:

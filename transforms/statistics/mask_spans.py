@@ -4,58 +4,36 @@ Which items were taken in which order a shard does not say, and items that touch
 a draw by the name of the row and the item's first place (`transforms.objectives.walk`), and it has that length unless
 it meets what is masked already, a place that may not be masked, or the row's budget. So the last item of a run ends
 where its draw says, or at such a place: a run at whose end no item of it could end is cut by the budget, and of those
-a row has few. Every eighth row is judged, by its name, which is enough for a law of all draws.
+a row has few.
 """
 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from schemas.keys import draw
 from transforms.objectives.masking import MaskingParameters
 from transforms.objectives.selection import ngram_law, span_length_law
 from transforms.objectives.walk import item_lengths
-from transforms.ragged import Ragged
-from transforms.statistics.context import AuditContext
-from transforms.statistics.masked_places import MaskedPlaces
-from transforms.statistics.rows import Int64, Rows
-
-Bool = npt.NDArray[np.bool_]
+from transforms.statistics.judged_rows import JudgedRows
 
 RUNS = ("ngram", "span")
 """Selections that mask places in runs, whose lengths are judged here."""
 
-_ONE_ROW_IN = np.uint64(8)
 
-
-def measure_mask_spans(rows: Rows, places: MaskedPlaces, names: npt.NDArray[np.uint64], known: Bool) -> None:
-    """Add `mask_run_errors`, runs that end where no draw says and no budget explains; nothing where places are lone.
+def measure_mask_spans(judged: JudgedRows) -> None:
+    """Add `mask_run_errors`, runs that end where no draw says and no budget explains.
 
     An item at which the budget binds gets what is left, less than the t tokens that it wants, and so do all that
     follow it, so a row has at most t − 1 of those; the one span that is cut uses the budget up. Rows whose number of
     masks is wrong are for another law.
-
-    Args:
-      rows: where the figure is added, with `mask_count_errors`.
-      places: that are masked.
-      names: of the rows' draws, uint64 [rows].
-      known: rows whose name is sure, bool [rows].
     """
+    rows, which, names, text, row, at, begins_unit, blocked = judged
     p = rows.context.parameters
     assert isinstance(p, MaskingParameters)
-    if p.selection not in RUNS or len(places.at) == 0:
+    if p.selection not in RUNS or len(at) == 0:
         return
-    of_words = p.whole_word or p.selection == "span"
-    if of_words and rows.context.starts_word is None:
-        return
-    which = np.flatnonzero(known & (rows.per_row["mask_count_errors"] == 0) & (names % _ONE_ROW_IN == 0))
-    text = Ragged(rows.safe_ids, rows.offsets).take(which)
-    place, label = (Ragged(x, places.offsets).take(which) for x in (places.place, places.label))
-    row = np.repeat(np.arange(len(which)), place.lengths)
-    at, ends = text.offsets[row] + place.flat.astype(np.int64), text.offsets[1:]
-    text.flat[at] = label.flat
-    begins_unit, blocked = _units(rows.context, text, of_words)
+    ends = text.offsets[1:]
     unit_at = np.append(np.flatnonzero(begins_unit), len(begins_unit))
     number = np.cumsum(begins_unit, dtype=np.int64) - 1  # of the unit that a place is in
 
@@ -70,7 +48,7 @@ def measure_mask_spans(rows: Rows, places: MaskedPlaces, names: npt.NDArray[np.u
     row, begin = row[item], at[item]
     stop = np.minimum(blocked[np.searchsorted(blocked, begin)], ends[row])
     fits = number[stop - 1] - number[begin] + 1
-    bits = draw(rows.context.seed, "select.length", names[which][row], begin - text.offsets[row])
+    bits = draw(rows.context.seed, "select.length", names[row], begin - text.offsets[row])
     if p.selection == "span":
         wants = item_lengths(bits, span_length_law(p.span_geometric_p, p.max_span_words), p.max_span_words)
     else:
@@ -91,17 +69,3 @@ def measure_mask_spans(rows: Rows, places: MaskedPlaces, names: npt.NDArray[np.u
     ):
         rows.per_row[figure] = np.zeros(len(rows), np.int64)
         rows.per_row[figure][which] = counts
-
-
-def _units(context: AuditContext, text: Ragged, of_words: bool) -> tuple[Bool, Int64]:
-    """(where a unit begins, bool [tokens]; places that may not be masked and one past the last, ascending)."""
-    ids = text.flat.astype(np.int64)
-    candidate = ~context.is_special[ids]
-    blocked = np.append(np.flatnonzero(~candidate), len(ids))
-    if not of_words:
-        return candidate, blocked
-    assert context.starts_word is not None
-    continues = ~context.starts_word[ids]
-    continues[1:] &= candidate[:-1]
-    continues[text.offsets[:-1][text.lengths > 0]] = False
-    return candidate & ~continues, blocked

@@ -14,12 +14,12 @@ from transforms.objectives.base import Law
 from transforms.objectives.masking import MaskingParameters, prediction_law
 from transforms.ragged import offsets_of, ranges
 from transforms.statistics.hashes import place_hashes
+from transforms.statistics.judged_rows import judged_rows, words_are_judged
+from transforms.statistics.mask_positions import FIXED_POINT, count_positions, count_word_positions
+from transforms.statistics.mask_spans import measure_mask_spans
 from transforms.statistics.masked_places import MaskedPlaces, masked_places, restored_at
 from transforms.statistics.powers import changes, polynomials, row_sums
 from transforms.statistics.rows import Int64, Rows
-
-POSITION_BINS = 20
-"""Bins of the masked positions' histogram, equal parts of a row."""
 
 RUN_BINS = 16
 """Bins of the histogram of runs of masked places; the last has all longer ones."""
@@ -30,9 +30,6 @@ RUN_PLACES = 8
 DRAW_PLACES, CLUSTERED_DRAW_PLACES = 4, 8
 """Masked places from which on two passes are not expected to mask the same ones of three times as many and more:
 four of twelve are the same in one of 495."""
-
-FIXED_POINT = 2**32
-"""Expected counts are kept as integers of this fraction, so that they add exactly."""
 
 MASK_LAWS: dict[str, Law] = {
     "special_tokens": (
@@ -91,7 +88,8 @@ def measure_masks(rows: Rows, table: pa.Table) -> MaskedPlaces:
     least = CLUSTERED_DRAW_PLACES if clustered else DRAW_PLACES
     hashes = place_hashes(int(rows.lengths.max(initial=0)))[places.place]
     rows.drawn = row_sums(hashes, places.offsets), (predicted >= least) & (candidates >= 3 * predicted)
-    _count_positions(rows, places, special_at, special_row, candidates)
+    if not words_are_judged(context):
+        count_positions(rows, places, special_at, special_row, candidates)
     adjacent = (places.row[1:] == places.row[:-1]) & (places.at[1:] - places.at[:-1] == 1)
     figures["mask_run_squares"] = _run_squares(rows, places.row, adjacent)
     if is_special.any():
@@ -99,6 +97,24 @@ def measure_masks(rows: Rows, table: pa.Table) -> MaskedPlaces:
         special_row = rows.row_of(special_at)
     _count_neighbours(rows, places.row[1:][adjacent], special_at, special_row, candidates)
     return places
+
+
+def measure_drawn_masks(
+    rows: Rows, places: MaskedPlaces, names: npt.NDArray[np.uint64], known: npt.NDArray[np.bool_]
+) -> None:
+    """Add the figures of words, n-grams and spans that are held against their draws.
+
+    Args:
+      rows: where they are added, after `measure_masks`.
+      places: what that returned.
+      names: of the rows' draws, uint64 [rows].
+      known: rows whose name is sure, bool [rows].
+    """
+    judged = judged_rows(rows, places, names, known)
+    if judged is not None:
+        measure_mask_spans(judged)
+    if judged is not None and words_are_judged(rows.context):
+        count_word_positions(judged)
 
 
 def _restored_polynomials(rows: Rows, places: MaskedPlaces) -> npt.NDArray[np.uint64]:
@@ -204,33 +220,3 @@ def _count_neighbours(rows: Rows, follows: Int64, special_at: Int64, special_row
     rows.per_row["run_pairs"] = np.where(judged, pairs, 0)
     rows.per_row["mask_neighbours"] = np.where(judged, rows.count_at(follows), 0)
     rows.per_row["mask_neighbours_expected"] = expected.astype(np.int64)
-
-
-def _count_positions(
-    rows: Rows, places: MaskedPlaces, special_at: Int64, special_row: Int64, candidates: Int64
-) -> None:
-    """Histogram of masked positions, and the one expected if every candidate of a row were equally likely.
-
-    A row with m of c candidates masked expects m/c of each bin's candidates, in units of `FIXED_POINT`: of all places
-    of a row of its length, less the special ones.
-    """
-    masked = rows.per_row["masked"]
-    judged = (candidates > 0) & (masked <= candidates)
-    weight = np.zeros(len(rows), np.int64)
-    weight[judged] = np.rint(masked[judged] / candidates[judged] * FIXED_POINT).astype(np.int64)
-    lengths, which = np.unique(rows.lengths, return_inverse=True)
-    edges = -(-np.arange(POSITION_BINS + 1) * lengths[:, None] // POSITION_BINS)  # ceiling, [lengths, bins + 1]
-    by_length = np.zeros(len(rows.sources) * len(lengths), np.int64)
-    np.add.at(by_length, rows.code * len(lengths) + which, weight)
-    whole = by_length.reshape(len(rows.sources), len(lengths)) @ np.diff(edges, axis=1)
-    special_place = special_at - rows.offsets[special_row]
-    bins = special_place * POSITION_BINS // rows.lengths[special_row]
-    specials = np.zeros(whole.size, np.int64)
-    np.add.at(specials, rows.code[special_row] * POSITION_BINS + bins, weight[special_row])
-    rows.histograms["mask_position_expected"] = (whole - specials.reshape(whole.shape)).tolist()
-    row, place = places.row, places.place
-    if not judged.all():
-        row, place = row[judged[row]], place[judged[row]]
-    # Floats are exact here: the quotient of integers below 2**53 is rounded to a whole number only if it is one.
-    bins = (place * POSITION_BINS / rows.lengths[row]).astype(np.int64)
-    rows.add_histogram("mask_position", row, bins, POSITION_BINS)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transforms.ragged import Int64
-from transforms.statistics.masks import FIXED_POINT
+from transforms.statistics.mask_positions import FIXED_POINT
 from transforms.statistics.rows import Rows
 
 PLACE_FLOOR = 0.02

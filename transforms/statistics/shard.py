@@ -28,7 +28,7 @@ from transforms.statistics.mask_law import (
     expected_shares,
     position_floor,
 )
-from transforms.statistics.masks import FIXED_POINT
+from transforms.statistics.mask_positions import FIXED_POINT
 from transforms.statistics.places import PLACE_FLOOR
 from transforms.statistics.rows import Rows
 from transforms.statistics.sentinels import SHARED_SPANS
