@@ -62,22 +62,22 @@ def count_positions(
 
 def count_word_positions(judged: JudgedRows) -> None:
     """The same of judged rows, as if every token in words of one size in a row were equally likely."""
-    rows, text, at = judged.rows, judged.text, judged.at
-    row = np.repeat(np.arange(len(judged.which)), text.lengths)
-    candidate = np.ones(len(text.flat), dtype=bool)
-    candidate[judged.blocked[:-1]] = False
-    word = np.cumsum(judged.begins_unit) - 1
-    size = np.bincount(word[candidate], minlength=1)
-    group = row * _SIZES + np.minimum(size[word], _SIZES) - 1  # of a row's words of one size
-    groups = max(1, len(judged.which) * _SIZES)
-    tokens, masked = (np.bincount(group[x], minlength=groups) for x in (candidate, at))
+    rows, text, at, special_at = judged.rows, judged.text, judged.at, judged.blocked[:-1]
+    begins = judged.begins_unit.copy()
+    begins[special_at] = True  # each stands alone, and for itself: as of size 0
+    begin = np.flatnonzero(begins)
+    size = np.diff(np.append(begin, len(begins)))
+    kind = np.where(judged.begins_unit[begin], np.minimum(size, _SIZES), 0)
+    groups = len(judged.which) * (_SIZES + 1)  # a group are a row's words of one size
+    group = np.repeat(np.arange(0, groups, _SIZES + 1), text.lengths) + np.repeat(kind, size)
+    tokens, masked = (np.bincount(x, minlength=groups) for x in (group, group[at]))
     weight = np.rint(masked / np.maximum(tokens, 1) * FIXED_POINT)
-    source = rows.code[judged.which][row]
-    place = np.arange(len(text.flat)) - text.offsets[row]
-    bins = (place * POSITION_BINS / text.lengths[row]).astype(np.int64)
+    weight[:: _SIZES + 1] = 0
+    edges = -(-np.arange(POSITION_BINS + 1) * text.lengths[:, None] // POSITION_BINS)  # ceiling, [judged, bins + 1]
+    first = rows.code[judged.which, None] * POSITION_BINS
+    counter = np.repeat((first + np.arange(POSITION_BINS)).reshape(-1), np.diff(edges, axis=1).reshape(-1))
     shape = (len(rows.sources), POSITION_BINS)
-    counter = source * POSITION_BINS + bins
     # Sums of whole numbers, exact in floats below 2**53: 2**21 tokens of a bin.
-    expected = np.bincount(counter[candidate], weight[group[candidate]], minlength=shape[0] * shape[1])
+    expected = np.bincount(counter, weight[group], minlength=shape[0] * shape[1])
     rows.histograms["mask_position_expected"] = expected.astype(np.int64).reshape(shape).tolist()
     rows.histograms["mask_position"] = np.bincount(counter[at], minlength=expected.size).reshape(shape).tolist()
