@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -46,10 +47,17 @@ def of_words(tmp_path_factory: pytest.TempPathFactory) -> Location:
     return make_dataset(tmp_path_factory.mktemp("words"), Mlm(whole_word=True))
 
 
-def test_positions_of_words_are_those_a_plain_loop_finds(of_words: Location) -> None:
-    context, vocabulary = context_of(of_words), tiny_vocabulary()
-    shard = max(read_shards(of_words).to_pylist(), key=lambda s: s["tokens"])
-    table = pq.read_table((of_words / shard["path"]).uri, partitioning=None)
+@pytest.fixture(scope="module")
+def of_spans(tmp_path_factory: pytest.TempPathFactory) -> Location:
+    return make_dataset(tmp_path_factory.mktemp("spans"), Mlm(selection="span"))
+
+
+@pytest.mark.parametrize("selection", ["words", "spans"])
+def test_positions_of_words_are_those_a_plain_loop_finds(selection: str, request: pytest.FixtureRequest) -> None:
+    dataset: Location = request.getfixturevalue(f"of_{selection}")
+    context, vocabulary = context_of(dataset), tiny_vocabulary()
+    shard = max(read_shards(dataset).to_pylist(), key=lambda s: s["tokens"])
+    table = pq.read_table((dataset / shard["path"]).uri, partitioning=None)
     rows = measured(table, context)
     assert vocabulary.starts_word is not None
     observed = {s: [0] * POSITION_BINS for s in rows.sources}
@@ -65,13 +73,16 @@ def test_positions_of_words_are_those_a_plain_loop_finds(of_words: Location) -> 
             if vocabulary.starts_word[i] or not words or words[-1][-1] != place - 1:
                 words.append([])
             words[-1].append(place)
-        tokens, taken = Counter[int](), Counter[int]()
-        for word in words:
-            tokens[len(word)] += len(word)
-            taken[len(word)] += len(masked & set(word))
-        for word in words:
-            for place in word:
-                expected[r["source"]][place * POSITION_BINS // len(text)] += taken[len(word)] / tokens[len(word)]
+        tokens, taken = Counter[Any](), Counter[Any]()
+        kinds = {
+            place: (len(word), number if selection == "spans" else 0)
+            for word in words
+            for number, place in enumerate(word)
+        }
+        tokens.update(kinds.values())
+        taken.update(kinds[place] for place in masked)
+        for place, kind in kinds.items():
+            expected[r["source"]][place * POSITION_BINS // len(text)] += taken[kind] / tokens[kind]
         for place in masked:
             observed[r["source"]][place * POSITION_BINS // len(text)] += 1
     for index, source in enumerate(rows.sources):

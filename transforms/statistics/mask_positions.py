@@ -3,13 +3,15 @@
 Tokens that are drawn alone are alike. Words are not: one that is longer than what is left of its row's budget is
 skipped, so long ones are masked more seldom, and they need not lie where short ones do (code has its long names at
 the ends of its lines). But which words are skipped depends on their sizes and on the order in which they are drawn
-alone, so among the words of one size in a row every subset is equally likely.
+alone, so among the words of one size in a row every subset is equally likely. The one span that the budget cuts may
+end within a word; so of spans it is the first tokens of words of one size that are alike, and the second ones.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from transforms.objectives.masking import MaskingParameters
 from transforms.statistics.judged_rows import JudgedRows
 from transforms.statistics.masked_places import MaskedPlaces
 from transforms.statistics.rows import Int64, Rows
@@ -20,8 +22,8 @@ POSITION_BINS = 20
 FIXED_POINT = 2**32
 """Expected counts are kept as integers of this fraction, so that they add exactly."""
 
-_SIZES = 32
-"""Sizes of words in tokens that are told apart; the last has all larger ones."""
+_SIZES, _SPAN_SIZES, _SPAN_OFFSETS = 32, 8, 8
+"""Sizes of words in tokens, and of spans' words the places in them, that are told apart; the last has all others."""
 
 
 def count_positions(
@@ -63,16 +65,22 @@ def count_positions(
 def count_word_positions(judged: JudgedRows) -> None:
     """The same of judged rows, as if every token in words of one size in a row were equally likely."""
     rows, text, at, special_at = judged.rows, judged.text, judged.at, judged.blocked[:-1]
+    parameters = rows.context.parameters
+    assert isinstance(parameters, MaskingParameters)
+    sizes, offsets = (_SPAN_SIZES, _SPAN_OFFSETS) if parameters.selection == "span" else (_SIZES, 1)
+    kinds = sizes * offsets + 1
     begins = judged.begins_unit.copy()
-    begins[special_at] = True  # each stands alone, and for itself: as of size 0
+    begins[special_at] = True  # each stands alone, and is of a kind of its own
     begin = np.flatnonzero(begins)
     size = np.diff(np.append(begin, len(begins)))
-    kind = np.where(judged.begins_unit[begin], np.minimum(size, _SIZES), 0)
-    groups = len(judged.which) * (_SIZES + 1)  # a group are a row's words of one size
-    group = np.repeat(np.arange(0, groups, _SIZES + 1), text.lengths) + np.repeat(kind, size)
+    kind = np.repeat(np.where(judged.begins_unit[begin], (np.minimum(size, sizes) - 1) * offsets + 1, 0), size)
+    if offsets > 1:
+        kind += np.minimum(np.arange(len(begins)) - np.repeat(begin, size), offsets - 1)
+    groups = len(judged.which) * kinds
+    group = np.repeat(np.arange(0, groups, kinds), text.lengths) + kind
     tokens, masked = (np.bincount(x, minlength=groups) for x in (group, group[at]))
     weight = np.rint(masked / np.maximum(tokens, 1) * FIXED_POINT)
-    weight[:: _SIZES + 1] = 0
+    weight[::kinds] = 0
     edges = -(-np.arange(POSITION_BINS + 1) * text.lengths[:, None] // POSITION_BINS)  # ceiling, [judged, bins + 1]
     first = rows.code[judged.which, None] * POSITION_BINS
     counter = np.repeat((first + np.arange(POSITION_BINS)).reshape(-1), np.diff(edges, axis=1).reshape(-1))
