@@ -67,7 +67,7 @@ class Evaluation:
 @torch.no_grad()
 def evaluate(
     model: torch.nn.Module, family: Family, stream: Stream, *, batches: int, world: World, parts: Sequence[str]
-) -> Evaluation:
+) -> Evaluation | None:
     """Score a model on the first batches of a stream. Leaves it in training mode; all processes call it together.
 
     Args:
@@ -77,6 +77,9 @@ def evaluate(
       batches: at most.
       world: the processes.
       parts: of the loss.
+
+    Returns:
+      None if the batches have nothing to predict.
 
     Raises:
       DataError: a shard is missing or damaged.
@@ -96,6 +99,8 @@ def evaluate(
     model.train()
     world.sum(table)
     whole = _scores(table.sum((1, 2)), parts)
+    if not whole:
+        return None
     tokens = whole.get("tokens") or whole.get("mlm") or next(iter(whole.values()))
     return Evaluation(
         loss=tokens.loss,

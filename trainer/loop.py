@@ -260,7 +260,8 @@ class _Training:
                 text = samples(self.family, self.model, stream, self.world.device)
                 if self.world.leads:
                     self.run_directory.add_samples(f"step {step}\n{text}\n")
-        log.add({"step": step, **score.metrics()})
+        if score is not None:
+            log.add({"step": step, **score.metrics()})
         if step < self.steps:
             log.publish()
         return score

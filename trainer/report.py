@@ -36,7 +36,7 @@ def header(stream: Stream, recipe: str, parameters: int, steps: int, world: Worl
 def summary(result: TrainResult) -> str:
     """What happened, as one paragraph of rich markup."""
     score = result.validation
-    validation = "No validation: there are no validation rows, or none were asked for."
+    validation = "No validation: there are no validation rows with anything to predict, or none were asked for."
     if score is not None:
         accuracies = ", ".join(
             f"{ACCURACIES[part].replace('_', ' ')} {s.accuracy:.1%}" for part, s in score.parts.items()

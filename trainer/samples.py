@@ -44,9 +44,9 @@ def _sample(family: Family, model: Any, batch: Batch, tokenizer: Tokenizer, i: i
         made = _continue(model, ids[:, :prompt])
         return f"prompt: {_text(tokenizer, ids[0, :prompt])}\nmade:   {_text(tokenizer, made)}\n"
     if labels.shape != batch["input_ids"][i].shape or not family.part_weights.keys() & {"mlm"}:
-        made = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=_NEW_TOKENS, do_sample=False)[
-            0
-        ]
+        most = model.config.max_position_embeddings if family.positions is not None else _NEW_TOKENS + 1
+        mask, new = torch.ones_like(ids), min(_NEW_TOKENS, most - 1)  # beside what decoding starts with
+        made = model.generate(ids, attention_mask=mask, max_new_tokens=new, do_sample=False)[0]
         wanted = labels[labels != IGNORED_LABEL][:_SHOWN_TOKENS]
         return (
             f"input:  {_text(tokenizer, ids[0, :_SHOWN_TOKENS])}\nmade:   {_text(tokenizer, made)}\n"

@@ -179,12 +179,13 @@ def _stage_tokens(job: Job, weights: list[dict[str, Fraction]], budget: int) -> 
     """
     names = [f"{i:06d}" for i in range(len(job.curriculum))]
     totals = apportion(budget, dict(zip(names, job.stage_shares(), strict=True)))
-    result, owed = [], dict.fromkeys(weights[0], Fraction(0))
+    result: list[dict[str, int]] = []
+    owed: dict[str, Fraction] = {}
     for stage, shares, name in zip(job.curriculum, weights, names, strict=True):
         if stage.mixture is not None:
             result.append(apportion(totals[name], shares))
             continue
         tokens = apportion(totals[name], shares, owed)
-        owed = {n: owed[n] + totals[name] * share - tokens[n] for n, share in shares.items()}
+        owed = {n: owed.get(n, 0) + totals[name] * share - tokens[n] for n, share in shares.items()}
         result.append(tokens)
     return result

@@ -9,8 +9,11 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from rich.console import Console
@@ -21,7 +24,10 @@ import trainer.loop
 import trainer.schedules
 from schemas.errors import RequestError
 from trainer.loop import TrainSettings, train
+from trainer.models import RECIPES
+from trainer.samples import samples
 from trainer.schedules import SCHEDULES, Schedule, learning_rate_factor, noam_peak
+from trainer.stream import Stream
 
 LEARNABLE = (
     ShardSpec(stage=0, length=16, rows=120, row_group_rows=32),
@@ -160,6 +166,37 @@ def test_importing_the_trainer_imports_no_beam_and_its_command_line_no_torch() -
 def test_docstring_examples_are_true() -> None:
     result = doctest.testmod(trainer.schedules)
     assert (result.failed, result.attempted > 0) == (0, True)
+
+
+SHORT = tuple(ShardSpec(stage=0, length=8, rows=20, row_group_rows=8, split=s) for s in ("train", "validation"))
+
+
+def test_a_sample_ends_at_the_models_last_position(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path, objective="infilling", specs=SHORT, vocab_size=120)
+    stream = Stream(data, split="validation", tokens_per_batch=64)
+    recipe = RECIPES["bart-tiny"]
+    model: Any = recipe.build(stream.manifest, stream.longest_row)
+    model.final_logits_bias[0, 50] = 1e4  # it never ends of its own accord
+    text = samples(recipe.family, model, stream, torch.device("cpu"))
+    assert text.count(f"made:   [EOS]{6 * ' w50'} [EOS]") == 2
+
+
+def test_validation_rows_with_nothing_to_predict_end_no_run(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data", objective="mlm", specs=SHORT, vocab_size=120)
+    (shard,) = (data / "data/split=validation").rglob("*.parquet")
+    table = pq.read_table(shard, partitioning=None)
+    for name in ("mask_positions", "mask_labels"):
+        nothing = pa.array([[]] * len(table), table.schema.field(name).type)
+        table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), nothing)
+    pq.write_table(table, shard, row_group_size=8)
+    settings = TrainSettings(
+        dataset=data, out=tmp_path / "run", steps=2, tokens_per_batch=64, device="cpu", tensorboard=False
+    )
+    text = io.StringIO()
+    result = train(settings, console=Console(file=text, width=100))
+    assert result.finished
+    assert result.validation is None
+    assert "No validation" in text.getvalue()
 
 
 @pytest.mark.slow

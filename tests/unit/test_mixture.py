@@ -235,6 +235,13 @@ def test_more_than_four_passes_are_warned_of_by_name() -> None:
     assert "5.0" in warning
 
 
+def test_a_first_stage_of_some_sources_leaves_later_ones_the_shares_of_all() -> None:
+    stages = [{"stage": "p", "lengths": [8], "mixture": {"a": 1}}, {"stage": "q", "lengths": [8]}]
+    made = job(sources=[{"name": n, "files": [n]} for n in "abc"], curriculum=stages, budget={"tokens": 601})
+    found, _ = mix(made, dict.fromkeys("abc", 1000))
+    assert [s.tokens for s in found] == [{"a": 301}, {"a": 100, "b": 100, "c": 100}]
+
+
 def test_weights_that_do_not_add_to_one_are_normalised_and_said_so() -> None:
     stages = [{"stage": "p", "lengths": [8]}, {"stage": "q", "lengths": [8], "mixture": {"b": 0.4, "a": 0.5}}]
     tokens = {"a": 1000, "b": 1000}

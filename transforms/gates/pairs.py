@@ -60,18 +60,22 @@ def _share(name: str, what: str, count: int, n: int, probability: float) -> Gate
 
 
 def _random_next(e: Evidence, count: int, n: int, p: float) -> Gate:
-    """P(random) = p + (1 − p) · q with q the share of chunks of one sentence, so p at least."""
-    observed = count / n if n else p
+    """P(random) = p + (1 − p) · q with q the share of chunks of one sentence, so p at least.
+
+    Of the pairs that have a choice: a B that follows is all there is where a source has no other document.
+    """
     alone = _train(e, "pairs_alone")
+    n -= alone
+    observed = count / n if n else p
     lone = (observed - p) / (1 - p) if p < 1 else 0.0
     notes = [f"so q = {lone:.2%} have one sentence"] if lone > 0 else []
-    notes += [f"{alone / n:.2%} with no other document of their source in sight"] if alone else []
+    notes += [f"beside {alone:,} with no other document of their source in sight"] if alone else []
     short = max(0.0, p - observed)
     return Gate(
         name="random_next",
         passed=proportion_tail(count, n, p) >= _LEVEL or short <= LABEL_FLOOR,
-        expected=f"at least {p:.2%} of pairs with a B from another document: p + (1 − p) · q, q of the chunks having "
-        "one sentence",
+        expected=f"at least {p:.2%} of pairs with a B from another document, where there is one: p + (1 − p) · q, q "
+        "of the chunks having one sentence",
         observed="; ".join([f"{observed:.2%} of {n:,}", *notes]),
         bound=f"binomial tail ≥ {_LEVEL:.0e} or at most {LABEL_FLOOR:.1%} too few; "
         f"smallest lack detectable: {detectable_proportion(n, p, _LEVEL):.2%}",

@@ -18,7 +18,8 @@ def short_rows(e: Evidence, rate: float, pack: Literal["document", "sentences", 
     Of pieces of documents and of full rows, whose lengths are their targets unless the text ends, the share of short
     ones is tested too: each is short with probability rate · (1 − 1 / (room − 1)), since the uniform draw from
     [2, room] may give room. So many as texts end may be short for that reason alone, which leaves an interval for the
-    number of coins; its nearest end is tested.
+    number of coins; its nearest end is tested. A full row may miss its target by two, separators that would be its
+    first unit and its last; so it counts as short below room − 2, and its target may be up to two more.
     """
     if rate == 0:
         return []
@@ -59,13 +60,15 @@ def _share_by_chance(e: Evidence, rate: float, pack: str) -> tuple[Share, int, i
     for stage, lengths in sorted(e.context.lengths.items()):
         n = e.found.total("rows", split="train", stage=stage)
         room = lengths[-1] - _FRAME
-        rows, mean = rows + n, mean + n * rate * (1 - 1 / max(2, room - 1))
+        long = 1 if pack == "document" else 3  # targets with which a row does not count as short
+        rows, mean = rows + n, mean + n * rate * max(0.0, 1 - long / max(2, room - 1))
         short += e.found.total("short_rows", split="train", stage=stage)
     if pack == "document":  # a document ends once for each time that it begins, or is taken up behind a stage's edge
         ends = e.found.total("short_targets_told", split="train") + len(e.context.cuts)
     else:  # the text of a source, block and pass ends once
         passes = 1 + e.found.greatest("copy", split="train")
         ends = e.found.shards["read"] * len(e.context.sources) * passes
+        ends += e.found.total("short_rows_by_separators", split="train")
     least = max(0, short - ends)
     nearest = min(max(round(mean), least), short)
     return Share(nearest, rows, mean / rows if rows else rate), least, short

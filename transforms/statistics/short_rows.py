@@ -33,9 +33,12 @@ def measure_short_rows(rows: Rows, pack: Literal["document", "sentences", "full"
     room, units, figures = rows.longest - _FRAME, rows.lengths - _FRAME, rows.per_row
     key, begin, known = first_pieces(rows)
     told = known & (begin == 0 if pack == "document" else rows.doc_keys.lengths > 1)
-    figures["short_rows"] = (units < room).astype(np.int64)
     if pack == "full":
+        # A separator that would be a row's first unit or its last is left out: up to two less than the target.
+        figures["short_rows"] = (units < room - 2).astype(np.int64)
+        figures["short_rows_by_separators"] = ((units == room - 3) | (units == room - 4)).astype(np.int64)
         return
+    figures["short_rows"] = (units < room).astype(np.int64)
     names = (
         draw(rows.context.seed, "short", key, rows.copy, begin)
         if pack == "document"
