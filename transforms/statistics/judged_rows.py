@@ -1,7 +1,6 @@
 """Rows whose masks are held against how they were drawn: one in eight, restored and cut into what is masked as one.
 
-Where the words of a row begin costs more to find than all its other figures. Every eighth row, by its name, is enough
-for a law of all draws.
+Every eighth row, by its name, is enough for a law of all draws, and the words of the others need not be found.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Where in their rows masked places lie, beside where they would lie if all that may be masked were drawn alike.
 
 Tokens that are drawn alone are alike. Words are not: one that is longer than what is left of its row's budget is
-skipped, so long ones are masked more seldom, and they need not lie where short ones do (code has its long names at
-the ends of its lines). But which words are skipped depends on their sizes and on the order in which they are drawn
-alone, so among the words of one size in a row every subset is equally likely. The one span that the budget cuts may
-end within a word; so of spans it is the first tokens of words of one size that are alike, and the second ones.
+skipped, so long ones are masked more seldom, and they need not lie where short ones do. But which words are skipped
+depends on their sizes and on the order in which they are drawn alone, so among the words of one size in a row every
+subset is equally likely. The one span that the budget cuts may end within a word; so of spans it is the first tokens
+of words of one size that are alike, and the second ones.
 """
 
 from __future__ import annotations
