@@ -110,11 +110,27 @@ def a_third_restored(row: Row, vocabulary: Vocabulary, rng: np.random.Generator)
     restore(row, [rng.random() < 1 / 3 for _ in row["mask_positions"]])
 
 
-def a_third_of_runs_restored(row: Row, vocabulary: Vocabulary, rng: np.random.Generator) -> None:
+def a_third_of_runs_restored(
+    row: Row, vocabulary: Vocabulary, rng: np.random.Generator, share: float = 1 / 3
+) -> None:
     """The same run by run, so that no n-gram is cut."""
     lost, before = [], None
     for place in row["mask_positions"]:
-        lost.append(lost[-1] if before is not None and place == before + 1 else rng.random() < 1 / 3)
+        lost.append(lost[-1] if before is not None and place == before + 1 else rng.random() < share)
+        before = place
+    restore(row, lost)
+
+
+def a_few_words_restored(row: Row, vocabulary: Vocabulary, rng: np.random.Generator) -> None:
+    """One in twenty, whose words then are left out though there is room for them."""
+    restore_runs(row, rng, 0.05)
+
+
+def restore_runs(row: Row, rng: np.random.Generator, share: float) -> None:
+    """A share of the runs of masked places."""
+    lost, before = [], None
+    for place in row["mask_positions"]:
+        lost.append(lost[-1] if before is not None and place == before + 1 else rng.random() < share)
         before = place
     restore(row, lost)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from sabotage import (
     Sabotage,
+    a_few_words_restored,
     a_third_of_runs_restored,
     a_third_restored,
     change_row,
@@ -98,6 +99,7 @@ MASKS = [
     (change_rows(a_third_restored), {"mask_counts"}, BERNOULLI),
     (change_rows(a_third_of_runs_restored), {"mask_counts"}, NGRAM),
     (change_rows(a_third_restored), {"mask_counts"}, WORDS),
+    (change_rows(a_few_words_restored), {"mask_counts"}, WORDS),
     (change_shard(first_train, fewer_masks), {"mask_counts"}, Mlm()),
     (change_shard(full_train, fewer_masks), {"mask_counts"}, SPAN),
     (change_shard(full_train, fewer_masks), {"mask_counts"}, ReplacedToken()),

@@ -14,6 +14,7 @@ from transforms.gates.passes import passes_differ
 from transforms.objectives.masking import MaskingParameters
 from transforms.objectives.selection import ngram_law, span_length_law
 from transforms.statistics.judged_rows import words_are_judged
+from transforms.statistics.left_out import left_out_is_judged
 from transforms.statistics.mask_law import REPLACEMENT_FLOOR, clustering, expected_shares, position_floor
 from transforms.statistics.mask_positions import FIXED_POINT
 from transforms.statistics.significance import (
@@ -22,8 +23,8 @@ from transforms.statistics.significance import (
 )
 
 LEAST_OF_BUDGET = 0.75
-"""Share of the law's places that rows of whole words or n-grams have at least, taken together. What exceeds the rest
-of a row's budget is skipped, which leaves less than a hundredth unused where most words are of few tokens."""
+"""Share of the law's places that rows of n-grams or spans have at least, taken together. What exceeds the rest of a
+row's budget is skipped, which leaves less than a hundredth unused where most words are of few tokens."""
 
 RUNS_FLOOR = 0.02
 """Smallest deviation that fails of the share of masked places that follow another."""
@@ -54,7 +55,7 @@ def _parameters(e: Evidence) -> MaskingParameters:
 
 
 def _counts(e: Evidence, level: float) -> Gate:
-    """The number of masked places of each row is the law's; with runs of places at most that."""
+    """The number of masked places of each row is the law's; with words and runs at most that, and as many as fit."""
     parameters = _parameters(e)
     wrong, masked, law = (e.found.total(f) for f in ("mask_count_errors", "masked", "mask_law"))
     formula = f"{parameters.mask_rate:g} · length"
@@ -69,7 +70,14 @@ def _counts(e: Evidence, level: float) -> Gate:
         passed = masked >= LEAST_OF_BUDGET * law and unused <= 1 - LEAST_OF_BUDGET
         bound = f"0 exceptions, and at least {LEAST_OF_BUDGET:.0%} in all and in each shard"
     observed = f"{masked:,} masked; rows that break the law: {wrong:,}"
-    if unused > 1 - LEAST_OF_BUDGET:
+    figures: tuple[str, ...] = ("mask_count_errors",)
+    if left_out_is_judged(e.context):
+        left_out = e.found.total("mask_left_out")
+        passed, bound, most_unused = left_out == 0, "0 exceptions", e.worst("mask_left_out") or ""
+        expected += ", and no word left out that the rest would hold"
+        observed += f"; words left out: {left_out:,}"
+        figures = ("mask_count_errors", "mask_left_out")
+    elif unused > 1 - LEAST_OF_BUDGET:
         observed += f"; a shard has {1 - unused:.0%} alone"
     if parameters.selection == "bernoulli":
         candidates = e.found.total("mask_candidates")
@@ -89,7 +97,7 @@ def _counts(e: Evidence, level: float) -> Gate:
         n=e.found.total("rows"),
         effect=float(wrong),
         worst_shard=e.worst("mask_count_errors") or most_unused or None,
-        figures=("mask_count_errors",),
+        figures=figures,
     )
 
 

@@ -15,6 +15,7 @@ from transforms.objectives.masking import MaskingParameters, prediction_law
 from transforms.ragged import offsets_of, ranges
 from transforms.statistics.hashes import place_hashes
 from transforms.statistics.judged_rows import judged_rows, words_are_judged
+from transforms.statistics.left_out import count_left_out, left_out_is_judged
 from transforms.statistics.mask_positions import FIXED_POINT, count_positions, count_word_positions
 from transforms.statistics.mask_spans import measure_mask_spans
 from transforms.statistics.masked_places import MaskedPlaces, masked_places, restored_at
@@ -115,6 +116,8 @@ def measure_drawn_masks(
         measure_mask_spans(judged)
     if judged is not None and words_are_judged(rows.context):
         count_word_positions(judged)
+    if judged is not None and left_out_is_judged(rows.context):
+        count_left_out(judged)
 
 
 def _restored_polynomials(rows: Rows, places: MaskedPlaces) -> npt.NDArray[np.uint64]:
