@@ -111,7 +111,7 @@ class _Training:
         s, world, run = self.settings, self.world, self.run_directory
         bf16 = s.precision == "bf16" or (s.precision == "auto" and world.device.type == "cuda")
         if s.compile or world.device.type == "cuda":  # the model or FlexAttention
-            allow_graphs(len(self.family.backbones(self.model)), len(self.stream.plan.buckets))
+            allow_graphs(self.family.backbones(self.model), len(self.stream.plan.buckets))
         losses = Losses(self.family, self.model, smoothing=s.label_smoothing, bf16=bf16, compiled=s.compile)
         module = share(losses, world, s.parallel)
         weight_decay = self.recipe.weight_decay if s.weight_decay is None else s.weight_decay

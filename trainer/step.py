@@ -46,16 +46,17 @@ class Losses(nn.Module):
             return self.family.parts(self.model, rows, loss=loss, correct=correct)
 
 
-def allow_graphs(backbones: int, lengths: int) -> None:
+def allow_graphs(backbones: Sequence[nn.Module], lengths: int) -> None:
     """Let PyTorch compile as many graphs as a run needs; beyond its own limit of 8 the rest would run uncompiled.
 
-    Transformers' models are all called through one function, and PyTorch counts that function's graphs together. For
-    each backbone and length there may be six: of training's micro-batches, of the last and smaller one, and of
-    evaluation's batches, each with padding and without.
+    Transformers' models are all called through one function, and PyTorch counts that function's graphs together; what
+    FSDP gathers is a graph of its own, and layers of one class count together. For each of these and each length
+    there may be six: of training's micro-batches, of the last and smaller one, and of evaluation's batches, each with
+    padding and without.
     """
-    config, graphs = torch._dynamo.config, 6 * backbones * lengths
-    config.recompile_limit = max(config.recompile_limit, graphs)
-    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, graphs)
+    config, modules = torch._dynamo.config, sum(1 for backbone in backbones for _ in backbone.modules())
+    config.recompile_limit = max(config.recompile_limit, 6 * lengths * modules)
+    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, config.recompile_limit)
 
 
 def micro_batches(family: Family, batch: Batch, count: int) -> Iterator[MicroBatch]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from ranks import train_on
 from small_datasets import ShardSpec, write_dataset
 from test_training import CASES, LEARNABLE, cyclic
@@ -75,6 +76,27 @@ def test_shards_of_every_family_learn_as_copies_do_and_go_on_as_each_other(
     assert len(curves[0]) == 5
     for curve in curves[1:]:
         assert curve == pytest.approx(curves[0], rel=2e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize(("objective", "recipe"), [("causal", "gpt-tiny"), ("span_corruption", "t5-tiny")])
+def test_no_layer_of_a_compiled_model_in_shards_is_left_uncompiled(
+    objective: str, recipe: str, tmp_path: Path
+) -> None:
+    """Too many graphs are an error here, in the processes that are forked too."""
+    torch.compiler.set_default_backend("eager")
+    data = write_dataset(tmp_path / "data", objective=objective, specs=LEARNABLE, vocab_size=120, tokens=cyclic)
+    options: dict[str, Any] = {
+        "dataset": data,
+        "recipe": recipe,
+        "steps": 12,
+        "tokens_per_batch": 160,
+        "accumulate": 2,
+    }
+    whole = train_on(2, out=tmp_path / "ddp", **options)
+    compiled = train_on(2, out=tmp_path / "fsdp", parallel="fsdp", compile=True, **options)
+    assert losses(compiled) == pytest.approx(losses(whole), rel=1e-3)
 
 
 def test_1001_examples_end_on_all_of_three_ranks(tmp_path: Path) -> None:
