@@ -3,7 +3,7 @@
     SHARDMILL_JOBS=500 pytest -m slow tests/pipeline/test_random_jobs.py
 
 Examples that people write have parameters that people write. These have any that the job file allows: rates up to 1,
-rows of 8 tokens, stages of some of the sources, passes without end, objectives on tokenizers nobody pairs them with.
+rows of 12 tokens, stages of some of the sources, objectives on tokenizers that nobody pairs them with.
 """
 
 from __future__ import annotations

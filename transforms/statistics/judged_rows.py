@@ -39,6 +39,10 @@ class JudgedRows(NamedTuple):
     """[tokens], where a unit begins: a word, or a token where tokens are masked alone."""
     blocked: Int64
     """Places of `text` that may not be masked, and one past the last, ascending."""
+    begin: Int64
+    """[parts], where a part of `text` begins: a unit, or a place that may not be masked."""
+    size: Int64
+    """[parts], tokens of each."""
 
 
 def words_are_judged(context: AuditContext) -> bool:
@@ -56,7 +60,7 @@ def judged_rows(rows: Rows, places: MaskedPlaces, names: npt.NDArray[np.uint64],
       rows: all rows, with `mask_count_errors` and `mask_position_errors`.
       places: that are masked.
       names: of the rows' draws, uint64 [rows].
-      known: rows whose name is sure, bool [rows].
+      known: rows whose name is sure, bool [rows]; where words are masked one by one nothing else is drawn by it.
     """
     p = rows.context.parameters
     assert isinstance(p, MaskingParameters)
@@ -64,14 +68,19 @@ def judged_rows(rows: Rows, places: MaskedPlaces, names: npt.NDArray[np.uint64],
     if not of_words and (p.selection != "ngram" or p.whole_word):
         return None
     wrong = (rows.per_row["mask_count_errors"] > 0) | (rows.per_row["mask_position_errors"] > 0)
-    which = np.flatnonzero(known & ~wrong & (names % _ONE_ROW_IN == 0))
+    sure = known | (p.selection == "exact")
+    which = np.flatnonzero(sure & ~wrong & (names % _ONE_ROW_IN == 0))
     text = Ragged(rows.safe_ids, rows.offsets).take(which)
     place, label = (Ragged(x, places.offsets).take(which) for x in (places.place, places.label))
     row = np.repeat(np.arange(len(which)), place.lengths)
     at = text.offsets[row] + place.flat.astype(np.int64)
     text.flat[at] = label.flat
     begins_unit, blocked = _units(rows.context, text, of_words)
-    return JudgedRows(rows, which, names[which], text, row, at, begins_unit, blocked)
+    begins_part = begins_unit.copy()
+    begins_part[blocked[:-1]] = True
+    begin = np.flatnonzero(begins_part)
+    size = np.diff(np.append(begin, len(begins_part)))
+    return JudgedRows(rows, which, names[which], text, row, at, begins_unit, blocked, begin, size)
 
 
 def _units(context: AuditContext, text: Ragged, of_words: bool) -> tuple[Bool, Int64]:

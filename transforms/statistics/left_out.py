@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from transforms.objectives.masking import MaskingParameters
+from transforms.ragged import sequences_at
 from transforms.statistics.context import AuditContext
 from transforms.statistics.judged_rows import JudgedRows, words_are_judged
 
@@ -23,15 +24,11 @@ def left_out_is_judged(context: AuditContext) -> bool:
 
 def count_left_out(judged: JudgedRows) -> None:
     """Add `mask_left_out`, words of judged rows that are not masked and no longer than the rest of the budget."""
-    rows, which, text = judged.rows, judged.which, judged.text
-    bounds = judged.begins_unit.copy()
-    bounds[judged.blocked[:-1]] = True
-    begin = np.flatnonzero(bounds)
-    size = np.diff(np.append(begin, len(bounds)))
-    masked = np.zeros(len(bounds), dtype=bool)
+    rows, which, text, begin = judged.rows, judged.which, judged.text, judged.begin
+    masked = np.zeros(len(text.flat), dtype=bool)
     masked[judged.at] = True
-    row = np.repeat(np.arange(len(which)), text.lengths)[begin]
+    row = sequences_at(text.offsets, begin)
     rest = rows.per_row["mask_law"][which] - rows.per_row["masked"][which]
-    wrong = judged.begins_unit[begin] & ~masked[begin] & (size <= rest[row])
+    wrong = judged.begins_unit[begin] & ~masked[begin] & (judged.size <= rest[row])
     rows.per_row["mask_left_out"] = np.zeros(len(rows), np.int64)
     rows.per_row["mask_left_out"][which] = np.bincount(row[wrong], minlength=len(which))

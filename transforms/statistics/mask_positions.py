@@ -64,18 +64,15 @@ def count_positions(
 
 def count_word_positions(judged: JudgedRows) -> None:
     """The same of judged rows, as if every token in words of one size in a row were equally likely."""
-    rows, text, at, special_at = judged.rows, judged.text, judged.at, judged.blocked[:-1]
+    rows, text, at, begin, size = judged.rows, judged.text, judged.at, judged.begin, judged.size
     parameters = rows.context.parameters
     assert isinstance(parameters, MaskingParameters)
     sizes, offsets = (_SPAN_SIZES, _SPAN_OFFSETS) if parameters.selection == "span" else (_SIZES, 1)
     kinds = sizes * offsets + 1
-    begins = judged.begins_unit.copy()
-    begins[special_at] = True  # each stands alone, and is of a kind of its own
-    begin = np.flatnonzero(begins)
-    size = np.diff(np.append(begin, len(begins)))
+    # What may not be masked is of a kind of its own, 0.
     kind = np.repeat(np.where(judged.begins_unit[begin], (np.minimum(size, sizes) - 1) * offsets + 1, 0), size)
     if offsets > 1:
-        kind += np.minimum(np.arange(len(begins)) - np.repeat(begin, size), offsets - 1)
+        kind += np.minimum(np.arange(len(kind)) - np.repeat(begin, size), offsets - 1)
     groups = len(judged.which) * kinds
     group = np.repeat(np.arange(0, groups, kinds), text.lengths) + kind
     tokens, masked = (np.bincount(x, minlength=groups) for x in (group, group[at]))

@@ -28,7 +28,8 @@ def measure_mask_spans(judged: JudgedRows) -> None:
     follow it, so a row has at most t − 1 of those; the one span that is cut uses the budget up. Rows whose number of
     masks is wrong are for another law.
     """
-    rows, which, names, text, row, at, begins_unit, blocked = judged
+    rows, which, names, text, row, at = judged.rows, judged.which, judged.names, judged.text, judged.row, judged.at
+    begins_unit, blocked = judged.begins_unit, judged.blocked
     p = rows.context.parameters
     assert isinstance(p, MaskingParameters)
     if p.selection not in RUNS or len(at) == 0:
